@@ -1,0 +1,349 @@
+"""The buddy allocator of one zone, with Linux 6.18's list placement.
+
+Free blocks of order 0..10 lie on one doubly linked list per order and migratetype. A block is split by
+putting the upper half at the head of the next lower list; a freed block merges with its free buddies, and
+what results goes to the tail when its parent's buddy is free (it may soon merge again), else to the head.
+Rules: Linux 6.18 ``mm/page_alloc.c``: ``expand``, ``__free_one_page``, ``buddy_merge_likely``,
+``split_large_buddy``. The list a free block lies on is always its pageblock's migratetype.
+
+Frames are numbered from the zone's first frame, which is aligned to the largest order.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vckernels.causes import COUNTERS, Cause, Status
+from vckernels.jit import kernel
+
+MAX_ORDER = 10
+ORDERS = MAX_ORDER + 1
+PAGEBLOCK_ORDER = 9
+PAGEBLOCK_FRAMES = 1 << PAGEBLOCK_ORDER
+
+
+class Migratetype(IntEnum):
+    """Mobility of a pageblock, numbered as in Linux since 3.x (``include/linux/mmzone.h``)."""
+
+    UNMOVABLE = 0
+    MOVABLE = 1
+    RECLAIMABLE = 2
+    HIGHATOMIC = 3
+    ISOLATE = 4
+
+
+TYPES = len(Migratetype)
+LISTS = ORDERS * TYPES
+
+INSIDE = -1
+"""State of a frame that is not the first of any block."""
+HOLE = -2
+"""State of a frame that does not exist or never was the allocator's."""
+ALLOCATED = 32
+"""An allocated block's first frame holds ``ALLOCATED + 16 * migratetype + order``; a free one's, its order."""
+
+
+class Buddy(NamedTuple):
+    """One zone: 9 bytes a frame, and one a pageblock.
+
+    Lists are circular; list ``order * TYPES + migratetype`` has its sentinel at index ``frames + list``.
+
+    Attributes
+    ----------
+    next, prev : int32[frames + LISTS]
+        Neighbours on the free list, valid for first frames of free blocks and for sentinels.
+    state : int8[frames]
+        What starts at each frame: a free block's order, ``ALLOCATED + ...``, ``INSIDE`` or ``HOLE``.
+    pageblock : int8[ceil(frames / 512)]
+        Migratetype of each pageblock.
+    free_blocks : int64[ORDERS, TYPES]
+        Length of each list.
+    counters : int64[COUNTERS]
+        Events by :class:`~vckernels.causes.Cause`.
+    options : int64[1]
+        ``[0]``: 1 if blocks likely to merge go to the tail (Linux since 2.6.35), 0 if all go to the head.
+    """
+
+    next: npt.NDArray[np.int32]
+    prev: npt.NDArray[np.int32]
+    state: npt.NDArray[np.int8]
+    pageblock: npt.NDArray[np.int8]
+    free_blocks: npt.NDArray[np.int64]
+    counters: npt.NDArray[np.int64]
+    options: npt.NDArray[np.int64]
+
+
+def new_buddy(frames: int, migratetype: int = Migratetype.MOVABLE, merge_likely_to_tail: bool = True) -> Buddy:
+    """Return a zone of holes: nothing is free until blocks are added with :func:`free_at_boot`.
+
+    Parameters
+    ----------
+    frames : int
+        Size of the zone in frames of 4 KiB, at most 2**31 - 64.
+    migratetype : int
+        Type of every pageblock at first; Linux boots with all movable.
+    merge_likely_to_tail : bool
+        The tail placement rule, for ablation.
+    """
+    links = np.arange(frames + LISTS, dtype=np.int32)
+    return Buddy(
+        next=links,
+        prev=links.copy(),
+        state=np.full(frames, HOLE, np.int8),
+        pageblock=np.full((frames + PAGEBLOCK_FRAMES - 1) // PAGEBLOCK_FRAMES, migratetype, np.int8),
+        free_blocks=np.zeros((ORDERS, TYPES), np.int64),
+        counters=np.zeros(COUNTERS, np.int64),
+        options=np.array([merge_likely_to_tail], np.int64),
+    )
+
+
+@kernel(inline=True)
+def insert_head(buddy: Buddy, frame: int, order: int, migratetype: int) -> None:
+    """Put a block at the head of its list. Mutates links, state and list length."""
+    sentinel = len(buddy.state) + order * TYPES + migratetype
+    first = np.int64(buddy.next[sentinel])
+    buddy.next[frame] = first
+    buddy.prev[frame] = sentinel
+    buddy.prev[first] = frame
+    buddy.next[sentinel] = frame
+    buddy.state[frame] = order
+    buddy.free_blocks[order, migratetype] += 1
+
+
+@kernel(inline=True)
+def insert_tail(buddy: Buddy, frame: int, order: int, migratetype: int) -> None:
+    """Put a block at the tail of its list. Mutates links, state and list length."""
+    sentinel = len(buddy.state) + order * TYPES + migratetype
+    last = np.int64(buddy.prev[sentinel])
+    buddy.prev[frame] = last
+    buddy.next[frame] = sentinel
+    buddy.next[last] = frame
+    buddy.prev[sentinel] = frame
+    buddy.state[frame] = order
+    buddy.free_blocks[order, migratetype] += 1
+
+
+@kernel(inline=True)
+def remove(buddy: Buddy, frame: int, order: int) -> None:
+    """Take a free block off its list. Mutates links, state and list length."""
+    before = np.int64(buddy.prev[frame])
+    after = np.int64(buddy.next[frame])
+    buddy.next[before] = after
+    buddy.prev[after] = before
+    buddy.state[frame] = INSIDE
+    buddy.free_blocks[order, np.int64(buddy.pageblock[frame >> PAGEBLOCK_ORDER])] -= 1
+
+
+@kernel(inline=True)
+def first_block(buddy: Buddy, order: int, migratetype: int) -> int:
+    """Return the first frame of a list's head block, or -1 where the list is empty."""
+    frame = np.int64(buddy.next[len(buddy.state) + order * TYPES + migratetype])
+    return frame if frame < len(buddy.state) else -1
+
+
+@kernel(inline=True)
+def expand(buddy: Buddy, frame: int, high: int, low: int, migratetype: int) -> None:
+    """Halve a removed block from order ``high`` down to ``low``, upper halves going to list heads."""
+    for order in range(high - 1, low - 1, -1):
+        insert_head(buddy, frame + (1 << order), order, migratetype)
+    buddy.counters[Cause.SPLIT] += high - low
+
+
+@kernel(inline=True)
+def take(buddy: Buddy, frame: int, high: int, low: int, list_type: int, requested_type: int) -> int:
+    """Take a block off its list, keep its low end of order ``low``, give the rest back; return its frame."""
+    remove(buddy, frame, high)
+    expand(buddy, frame, high, low, list_type)
+    buddy.state[frame] = ALLOCATED + 16 * requested_type + low
+    buddy.counters[Cause.ALLOCATION] += 1
+    return frame
+
+
+@kernel(inline=True)
+def take_smallest(buddy: Buddy, order: int, migratetype: int) -> int:
+    """Allocate from the lists of one migratetype: the head of the lowest order that has a block.
+
+    Rule: ``__rmqueue_smallest``. Returns the first frame, or -1 with nothing changed.
+    """
+    for high in range(order, ORDERS):
+        frame = first_block(buddy, high, migratetype)
+        if frame >= 0:
+            return take(buddy, frame, high, order, migratetype, migratetype)
+    return -1
+
+
+@kernel(inline=True)
+def is_free(buddy: Buddy, frame: int, order: int) -> bool:
+    return frame + (1 << order) <= len(buddy.state) and buddy.state[frame] == order
+
+
+@kernel(inline=True)
+def merge_and_insert(buddy: Buddy, frame: int, order: int) -> None:
+    """Merge a block (on no list) with its free buddies and put it on its list. Rule: ``__free_one_page``."""
+    migratetype = np.int64(buddy.pageblock[frame >> PAGEBLOCK_ORDER])
+    merges = 0
+    while order < MAX_ORDER:
+        other = frame ^ (1 << order)
+        if not is_free(buddy, other, order):
+            break
+        if order >= PAGEBLOCK_ORDER:
+            other_type = np.int64(buddy.pageblock[other >> PAGEBLOCK_ORDER])
+            if other_type != migratetype and (
+                migratetype >= Migratetype.HIGHATOMIC or other_type >= Migratetype.HIGHATOMIC
+            ):
+                break
+        remove(buddy, other, order)
+        if order >= PAGEBLOCK_ORDER:
+            buddy.pageblock[other >> PAGEBLOCK_ORDER] = migratetype
+        buddy.state[frame] = INSIDE
+        frame &= other
+        order += 1
+        merges += 1
+    buddy.counters[Cause.MERGE] += merges
+    parent_buddy = (frame & ~(1 << order)) ^ (1 << (order + 1))
+    if buddy.options[0] and order < MAX_ORDER - 1 and is_free(buddy, parent_buddy, order + 1):
+        insert_tail(buddy, frame, order, migratetype)
+    else:
+        insert_head(buddy, frame, order, migratetype)
+
+
+@kernel(inline=True)
+def allocated_order(buddy: Buddy, frame: int) -> int:
+    """Return the order of the allocated block that starts at a frame, or -1 if none does."""
+    if frame < 0 or frame >= len(buddy.state) or buddy.state[frame] < ALLOCATED:
+        return -1
+    return np.int64(buddy.state[frame]) & 15
+
+
+@kernel(inline=True)
+def give_back(buddy: Buddy, frame: int, order: int) -> int:
+    """Free an allocated block and return a :class:`~vckernels.causes.Status`.
+
+    Refused and without effect: a frame outside the zone, a block that is not allocated (a double free), an
+    order that is not the block's. Blocks above a pageblock are freed a pageblock at a time, as
+    ``split_large_buddy`` does.
+    """
+    if frame < 0 or frame >= len(buddy.state) or order < 0 or order > MAX_ORDER:
+        return Status.OUT_OF_RANGE
+    state = np.int64(buddy.state[frame])
+    if state < ALLOCATED:
+        return Status.NOT_ALLOCATED
+    if state & 15 != order:
+        return Status.WRONG_ORDER
+    buddy.counters[Cause.FREE] += 1
+    if order <= PAGEBLOCK_ORDER:
+        merge_and_insert(buddy, frame, order)
+    else:
+        buddy.state[frame] = INSIDE
+        for part in range(frame, frame + (1 << order), PAGEBLOCK_FRAMES):
+            merge_and_insert(buddy, part, PAGEBLOCK_ORDER)
+    return Status.OK
+
+
+@kernel(inline=True)
+def take_at(buddy: Buddy, frame: int, order: int, migratetype: int) -> int:
+    """Allocate exactly this block, splitting the free block around it, and return a status.
+
+    Halves go to list heads in the order in which splitting meets them, largest first, as they would had the
+    free block been chosen by the allocator. Used to follow a recording and to place recorded blocks.
+    """
+    last = frame + (1 << order)
+    if frame < 0 or order < 0 or order > MAX_ORDER or last > len(buddy.state) or frame & ((1 << order) - 1):
+        return Status.OUT_OF_RANGE
+    for high in range(order, ORDERS):
+        first = frame & ~((1 << high) - 1)
+        if buddy.state[first] == high:
+            list_type = np.int64(buddy.pageblock[first >> PAGEBLOCK_ORDER])
+            remove(buddy, first, high)
+            for half in range(high - 1, order - 1, -1):
+                upper = first + (1 << half)
+                if frame < upper:
+                    insert_head(buddy, upper, half, list_type)
+                else:
+                    insert_head(buddy, first, half, list_type)
+                    first = upper
+            buddy.counters[Cause.SPLIT] += high - order
+            buddy.state[frame] = ALLOCATED + 16 * migratetype + order
+            buddy.counters[Cause.ALLOCATION] += 1
+            return Status.OK
+    return Status.NOT_FREE
+
+
+@kernel
+def free_at_boot(
+    buddy: Buddy, frames: npt.NDArray[np.int64], orders: npt.NDArray[np.int8], to_tail: bool
+) -> int:
+    """Put blocks of holes on the free lists as they are, without merging; return a status.
+
+    Parameters
+    ----------
+    buddy : Buddy
+        Mutated.
+    frames : int64[n]
+        First frames, each a multiple of its block's size. On each list the last block given ends at the head,
+        or at the tail with ``to_tail``.
+    orders : int8[n]
+    """
+    for i in range(len(frames)):
+        size = 1 << np.int64(orders[i])
+        if frames[i] < 0 or orders[i] > MAX_ORDER or frames[i] & (size - 1) or frames[i] + size > len(buddy.state):
+            return Status.OUT_OF_RANGE
+    for i in range(len(frames)):
+        frame = frames[i]
+        order = np.int64(orders[i])
+        buddy.state[frame : frame + (1 << order)] = INSIDE
+        migratetype = np.int64(buddy.pageblock[frame >> PAGEBLOCK_ORDER])
+        if to_tail:
+            insert_tail(buddy, frame, order, migratetype)
+        else:
+            insert_head(buddy, frame, order, migratetype)
+    return Status.OK
+
+
+@kernel
+def adopt(
+    buddy: Buddy, frames: npt.NDArray[np.int64], orders: npt.NDArray[np.int8], migratetypes: npt.NDArray[np.int8]
+) -> int:
+    """Declare blocks of holes as allocated, so that they can be freed later; return a status."""
+    for i in range(len(frames)):
+        size = 1 << np.int64(orders[i])
+        if frames[i] < 0 or orders[i] > MAX_ORDER or frames[i] & (size - 1) or frames[i] + size > len(buddy.state):
+            return Status.OUT_OF_RANGE
+    for i in range(len(frames)):
+        order = np.int64(orders[i])
+        buddy.state[frames[i] : frames[i] + (1 << order)] = INSIDE
+        buddy.state[frames[i]] = ALLOCATED + 16 * np.int64(migratetypes[i]) + order
+    return Status.OK
+
+
+@kernel
+def read_list(buddy: Buddy, order: int, migratetype: int, blocks: npt.NDArray[np.int64]) -> None:
+    """Write the first frames of one list's blocks, head first, into int64[free_blocks[order, migratetype]]."""
+    frame = np.int64(buddy.next[len(buddy.state) + order * TYPES + migratetype])
+    for i in range(len(blocks)):
+        blocks[i] = frame
+        frame = np.int64(buddy.next[frame])
+
+
+@kernel
+def free_frames(buddy: Buddy) -> int:
+    """Return how many frames are free."""
+    total = 0
+    for order in range(ORDERS):
+        for migratetype in range(TYPES):
+            total += buddy.free_blocks[order, migratetype] << order
+    return total
+
+
+@kernel
+def usable_frames(buddy: Buddy, order: int) -> int:
+    """Return how many frames lie in free blocks of at least an order."""
+    total = 0
+    for high in range(order, ORDERS):
+        for migratetype in range(TYPES):
+            total += buddy.free_blocks[high, migratetype] << high
+    return total

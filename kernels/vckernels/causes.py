@@ -1,0 +1,79 @@
+"""What kernels count, and how they answer."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """Answer of a kernel. Anything but ``OK`` means that nothing was changed."""
+
+    OK = 0
+    NO_MEMORY = 1
+    """No free block could serve the request."""
+    NOT_ALLOCATED = 2
+    """The frame is not the first of an allocated block: a double free, or a frame inside a block."""
+    WRONG_ORDER = 3
+    """The block is allocated with another order."""
+    OUT_OF_RANGE = 4
+    """The frame, order, migratetype or address lies outside what exists."""
+    NOT_FREE = 5
+    """The frames asked for are not inside one free block."""
+    ALREADY_MAPPED = 6
+    """Part of the range is mapped."""
+    NOT_MAPPED = 7
+    """Part of the range is not mapped."""
+    NO_SPACE = 8
+    """No address range is large enough."""
+    NO_CAPACITY = 9
+    """The arrays are full; the owner grows them and asks again."""
+
+
+class Cause(IntEnum):
+    """Index of an event in the one int64 array of counters."""
+
+    ALLOCATION = 0
+    """Blocks taken from the free lists."""
+    ALLOCATION_FAILURE = 1
+    """Requests that found no block."""
+    FREE = 2
+    """Blocks given back."""
+    SPLIT = 3
+    """Halvings of a block."""
+    MERGE = 4
+    """Unions of two buddies."""
+    CLAIM_BLOCK = 5
+    """Fallback blocks of a pageblock or more that changed their migratetype whole."""
+    CLAIM_PAGEBLOCK = 6
+    """Pageblocks retyped because a smaller fallback block was taken from them."""
+    CLAIM_REFUSED = 7
+    """Pageblocks left alone because too few of their frames were free or alike."""
+    CLAIM_MOVED_FRAMES = 8
+    """Free frames moved to the lists of a new migratetype by a claim."""
+    STEAL = 9
+    """Fallback blocks taken without changing the pageblock's migratetype."""
+    TABLE_PAGE = 10
+    """Page-table pages put into the tree."""
+    ENTRY_WRITE = 11
+    """Page-table words written by map and unmap."""
+    AREA_RESERVE = 12
+    """Address ranges reserved in the vmalloc area."""
+    AREA_STEP = 13
+    """Tree nodes visited while searching the vmalloc area."""
+    AREA_RELEASE = 14
+    """Address ranges given back."""
+    DATA_ACCESS = 15
+    """Accesses of the stream."""
+    PAGE_ARRAY_ACCESS = 16
+    """Loads of a page array that had to precede a data access."""
+    FIRST_LEVEL_TLB_HIT = 17
+    SECOND_LEVEL_TLB_HIT = 18
+    WALK = 19
+    """Page walks."""
+    WALK_REFERENCE = 20
+    """Page-table words that walks loaded."""
+    TLB_FAULT = 21
+    """Accesses whose address no table maps."""
+
+
+COUNTERS = len(Cause)

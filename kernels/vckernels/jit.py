@@ -1,0 +1,81 @@
+"""The one decorator through which every kernel is compiled, and where its machine code is kept.
+
+Numba names a cached function by its own file alone, so an edit in an imported helper, or another
+``NUMBA_BOUNDSCHECK``, would run old code. Here the cache folder is named by a digest of everything that
+changes the code: all kernel sources, the versions, the switches and the processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, overload
+
+import llvmlite
+import numba
+from numba.core import config
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+_SWITCHES = ("NUMBA_BOUNDSCHECK", "NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE", "NUMBA_DEBUGINFO")
+
+
+def code_digest() -> str:
+    """Return the hexadecimal digest of all that decides what the compiled kernels do."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    processor = (config.CPU_NAME or numba.core.codegen.ll.get_host_cpu_name(), config.CPU_FEATURES or "")
+    versions = (numba.__version__, llvmlite.__version__, sys.version)
+    digest.update(repr((versions, processor, [os.environ.get(switch) for switch in _SWITCHES])).encode())
+    return digest.hexdigest()[:20]
+
+
+def cache_directory() -> Path:
+    """Return the folder of this build's machine code; it need not exist yet.
+
+    It lies under ``$VCLAB_CACHE_DIR``, else ``$XDG_CACHE_HOME/vclab``, else the user's cache folder.
+    """
+    chosen = os.environ.get("VCLAB_CACHE_DIR")
+    if chosen:
+        return Path(chosen) / code_digest()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "vclab" / code_digest()
+
+
+_CACHE_DIRECTORY = cache_directory()
+
+
+@overload
+def kernel(function: Function) -> Function: ...
+@overload
+def kernel(*, inline: bool) -> Callable[[Function], Function]: ...
+def kernel(
+    function: Function | None = None, *, inline: bool = False
+) -> Function | Callable[[Function], Function]:
+    """Compile a function without the interpreter, release the GIL, keep the machine code.
+
+    Parameters
+    ----------
+    function : callable
+        The function to compile at its first call.
+    inline : bool
+        Put the machine code into every caller. A call passes a NamedTuple of arrays word by word, so whatever is
+        called once per event is inlined; batch entry points and rare paths are not.
+    """
+
+    def compile_kernel(body: Function) -> Function:
+        before = config.CACHE_DIR
+        config.CACHE_DIR = str(_CACHE_DIRECTORY)
+        try:
+            # Without Numba's reference counts: they cost more than the work (two atomic operations per array and
+            # call), and what cannot count references cannot allocate either, so kernels never do.
+            compiler = numba.njit(cache=True, nogil=True, forceinline=inline, _nrt=False)
+            return compiler(body)  # type: ignore[no-any-return]
+        finally:
+            config.CACHE_DIR = before
+
+    return compile_kernel if function is None else compile_kernel(function)
