@@ -1,0 +1,264 @@
+"""The vmalloc area: address ranges with guard pages, first fit at the lowest address.
+
+Ranges in use are kept in one search tree by address. Each node also knows the gap below it and the largest
+gap of its subtree, so the lowest gap that fits is found in logarithmic time (Linux ``mm/vmalloc.c`` does the
+same over its free ranges since 5.2). The tree is a treap: a hash of the node number stands for the random
+priority, which keeps runs reproducible. Addresses are page numbers from the start of the area, int64.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vckernels.causes import COUNTERS, Cause
+from vckernels.jit import kernel
+
+NONE = -1
+
+
+class Place(IntEnum):
+    """Index into :attr:`Areas.places`."""
+
+    ROOT = 0
+    USED = 1
+    """Nodes ever handed out."""
+    SPARE = 2
+    """First node of the list of nodes given back, linked through ``left``."""
+    IN_USE = 3
+    """Ranges reserved now."""
+
+
+class Areas(NamedTuple):
+    """Reserved ranges, and one node past the end of the area that carries the last gap.
+
+    Attributes
+    ----------
+    left, right, parent : int32[capacity]
+        Tree links, ``NONE`` where there is none.
+    start, pages : int64[capacity]
+        First page and length of each range, guard pages included.
+    gap, largest : int64[capacity]
+        Free pages just below the range; the largest gap in the node's subtree.
+    places : int64[len(Place)]
+    counters : int64[COUNTERS]
+    """
+
+    left: npt.NDArray[np.int32]
+    right: npt.NDArray[np.int32]
+    parent: npt.NDArray[np.int32]
+    start: npt.NDArray[np.int64]
+    pages: npt.NDArray[np.int64]
+    gap: npt.NDArray[np.int64]
+    largest: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+    counters: npt.NDArray[np.int64]
+
+
+def new_areas(total_pages: int, capacity: int = 1024) -> Areas:
+    """Return an empty area of ``total_pages`` with room for ``capacity - 1`` ranges."""
+    areas = Areas(
+        left=np.full(capacity, NONE, np.int32),
+        right=np.full(capacity, NONE, np.int32),
+        parent=np.full(capacity, NONE, np.int32),
+        start=np.zeros(capacity, np.int64),
+        pages=np.zeros(capacity, np.int64),
+        gap=np.zeros(capacity, np.int64),
+        largest=np.zeros(capacity, np.int64),
+        places=np.array([0, 1, NONE, 0], np.int64),
+        counters=np.zeros(COUNTERS, np.int64),
+    )
+    areas.start[0] = areas.gap[0] = areas.largest[0] = total_pages
+    return areas
+
+
+def grown(areas: Areas, capacity: int) -> Areas:
+    """Return the same ranges with room for more."""
+    more = {
+        name: np.concatenate([old, np.full(capacity - len(old), NONE, old.dtype)])
+        for name, old in areas._asdict().items()
+        if name not in ("places", "counters")
+    }
+    return areas._replace(**more)
+
+
+@kernel(inline=True)
+def _priority(node: int) -> np.uint64:
+    mixed = np.uint64(node + 1) * np.uint64(0x9E3779B97F4A7C15)
+    return (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+
+
+@kernel(inline=True)
+def _refresh(areas: Areas, node: int) -> bool:
+    """Recompute a node's largest gap from its children; return whether it changed."""
+    largest = areas.gap[node]
+    for child in (np.int64(areas.left[node]), np.int64(areas.right[node])):
+        if child != NONE and areas.largest[child] > largest:
+            largest = areas.largest[child]
+    changed = largest != areas.largest[node]
+    areas.largest[node] = largest
+    return changed
+
+
+@kernel(inline=True)
+def _refresh_upwards(areas: Areas, node: int) -> None:
+    while node != NONE and _refresh(areas, node):
+        node = np.int64(areas.parent[node])
+
+
+@kernel(inline=True)
+def _replace_child(areas: Areas, parent: int, old: int, new: int) -> None:
+    if parent == NONE:
+        areas.places[Place.ROOT] = new
+    elif areas.left[parent] == old:
+        areas.left[parent] = new
+    else:
+        areas.right[parent] = new
+    if new != NONE:
+        areas.parent[new] = parent
+
+
+@kernel(inline=True)
+def _rotate_up(areas: Areas, node: int) -> None:
+    """Put a node in its parent's place and the parent below it, keeping the order of addresses."""
+    parent = np.int64(areas.parent[node])
+    _replace_child(areas, np.int64(areas.parent[parent]), parent, node)
+    if areas.left[parent] == node:
+        inner = np.int64(areas.right[node])
+        areas.right[node] = parent
+        areas.left[parent] = inner
+    else:
+        inner = np.int64(areas.left[node])
+        areas.left[node] = parent
+        areas.right[parent] = inner
+    if inner != NONE:
+        areas.parent[inner] = parent
+    areas.parent[parent] = node
+    _refresh(areas, parent)
+    _refresh(areas, node)
+
+
+@kernel(inline=True)
+def _successor(areas: Areas, node: int) -> int:
+    if areas.right[node] != NONE:
+        node = np.int64(areas.right[node])
+        while areas.left[node] != NONE:
+            node = np.int64(areas.left[node])
+        return node
+    above = np.int64(areas.parent[node])
+    while above != NONE and areas.right[above] == node:
+        node = above
+        above = np.int64(areas.parent[node])
+    return above
+
+
+@kernel
+def find(areas: Areas, page: int) -> int:
+    """Return the node of the range that holds a page, or ``NONE``."""
+    node = areas.places[Place.ROOT]
+    while node != NONE:
+        areas.counters[Cause.AREA_STEP] += 1
+        if page < areas.start[node]:
+            node = np.int64(areas.left[node])
+        elif page >= areas.start[node] + areas.pages[node]:
+            node = np.int64(areas.right[node])
+        else:
+            return node
+    return NONE
+
+
+@kernel
+def reserve(areas: Areas, pages: int) -> int:
+    """Reserve the lowest gap of at least ``pages`` pages; return its first page.
+
+    Returns -1 where no gap is large enough and -2 where all nodes are in use; nothing is changed then.
+    """
+    above = areas.places[Place.ROOT]
+    if areas.largest[above] < pages:
+        return -1
+    node = areas.places[Place.SPARE]
+    if node != NONE:
+        areas.places[Place.SPARE] = np.int64(areas.left[node])
+    elif areas.places[Place.USED] < len(areas.start):
+        node = areas.places[Place.USED]
+        areas.places[Place.USED] = node + 1
+    else:
+        return -2
+    # Leftmost node whose gap fits: go left while a fitting gap lies there.
+    while True:
+        areas.counters[Cause.AREA_STEP] += 1
+        below = np.int64(areas.left[above])
+        if below != NONE and areas.largest[below] >= pages:
+            above = below
+        elif areas.gap[above] >= pages:
+            break
+        else:
+            above = np.int64(areas.right[above])
+    start = areas.start[above] - areas.gap[above]
+    areas.start[node] = start
+    areas.pages[node] = pages
+    areas.gap[node] = 0
+    areas.largest[node] = 0
+    areas.left[node] = NONE
+    areas.right[node] = NONE
+    areas.gap[above] -= pages
+    if areas.left[above] == NONE:
+        areas.left[above] = node
+        areas.parent[node] = above
+    else:
+        last = np.int64(areas.left[above])
+        while areas.right[last] != NONE:
+            last = np.int64(areas.right[last])
+        areas.right[last] = node
+        areas.parent[node] = last
+    _refresh_upwards(areas, above)
+    while areas.parent[node] != NONE and _priority(np.int64(areas.parent[node])) < _priority(node):
+        _rotate_up(areas, node)
+    areas.places[Place.IN_USE] += 1
+    areas.counters[Cause.AREA_RESERVE] += 1
+    return start
+
+
+@kernel
+def release(areas: Areas, start: int) -> int:
+    """Give back the range that starts at a page; return its length in pages, or -1 if none starts there."""
+    node = find(areas, start)
+    if node == NONE or areas.start[node] != start:
+        return -1
+    pages = areas.pages[node]
+    above = _successor(areas, node)
+    while areas.left[node] != NONE or areas.right[node] != NONE:
+        left = np.int64(areas.left[node])
+        right = np.int64(areas.right[node])
+        if right == NONE or (left != NONE and _priority(left) > _priority(right)):
+            _rotate_up(areas, left)
+        else:
+            _rotate_up(areas, right)
+    parent = np.int64(areas.parent[node])
+    _replace_child(areas, parent, node, NONE)
+    _refresh_upwards(areas, parent)
+    areas.gap[above] += pages + areas.gap[node]
+    _refresh_upwards(areas, above)
+    areas.left[node] = areas.places[Place.SPARE]
+    areas.places[Place.SPARE] = node
+    areas.places[Place.IN_USE] -= 1
+    areas.counters[Cause.AREA_RELEASE] += 1
+    return pages
+
+
+@kernel
+def list_ranges(areas: Areas, starts: npt.NDArray[np.int64], pages: npt.NDArray[np.int64]) -> int:
+    """Write all reserved ranges by ascending address into int64[in use] each; return how many there are."""
+    node = areas.places[Place.ROOT]
+    while areas.left[node] != NONE:
+        node = np.int64(areas.left[node])
+    count = 0
+    while node != 0:
+        starts[count] = areas.start[node]
+        pages[count] = areas.pages[node]
+        count += 1
+        node = _successor(areas, node)
+    return count
