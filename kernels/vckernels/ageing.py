@@ -1,0 +1,253 @@
+"""Age a zone: blocks of a recorded mix arrive, live as long as recorded ones did, and die.
+
+Arrivals are drawn from the recorded allocations themselves. Lifetimes come as quantile tables; what outlived the
+recording gets a lifetime from its tail. Deaths wait in a wheel: one list of blocks for each tick of the clock, so
+an arrival and a death are constant work. Only ``allocate`` and ``give_back`` touch the allocator.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vckernels.buddy import ALLOCATED, Buddy, free_frames, give_back, usable_frames
+from vckernels.claim import MODE_NORMAL, allocate
+from vckernels.jit import kernel
+from vckernels.replay import ZONE_DRAIN, ZONE_FALLBACK, ZONE_FREE, ZONE_REMOVAL, Stream
+
+NOBODY = -1
+OUTLIVED = -1
+"""A quantile beyond what the recording saw: the tail decides."""
+
+
+class Clock(IntEnum):
+    """Index into :attr:`Population.clock`."""
+
+    TICK = 0
+    ARRIVALS = 1
+    DEATHS = 2
+    FAILURES = 3
+    """Arrivals that found no block; they are dropped."""
+    OWED = 4
+    """Parts of an arrival (of 2**20) that are due."""
+    PROMISED = 5
+    """Frames in large blocks that will die within the recording's window of their birth."""
+
+
+class Population(NamedTuple):
+    """Blocks that will die, and the law by which new ones live.
+
+    Attributes
+    ----------
+    wheel : int32[ticks]
+        First frame of the blocks that die in each tick, ``NOBODY`` if none.
+    promised : int32[ticks]
+        Frames of :attr:`Clock.PROMISED` that die in each tick.
+    link : int32[frames]
+        Next block that dies in the same tick, by first frame.
+    arrivals : int8[n]
+        Class of every recorded allocation.
+    orders, migratetypes : int8[classes]
+    quantiles : int64[classes, q]
+        Lifetimes in ticks at q equal steps of probability, ascending; ``OUTLIVED`` beyond the recording.
+    tail : int64[2]
+        Ticks from which and to which the tail is spread, evenly in the logarithm; an end of 0 means never.
+    clock : int64[len(Clock)]
+    """
+
+    wheel: npt.NDArray[np.int32]
+    promised: npt.NDArray[np.int32]
+    link: npt.NDArray[np.int32]
+    arrivals: npt.NDArray[np.int8]
+    orders: npt.NDArray[np.int8]
+    migratetypes: npt.NDArray[np.int8]
+    quantiles: npt.NDArray[np.int64]
+    tail: npt.NDArray[np.int64]
+    clock: npt.NDArray[np.int64]
+
+
+class Bounds(NamedTuple):
+    """When to stop: at the first tick in which one of these holds."""
+
+    promised_at_most: int
+    """Free frames in blocks of ``order`` or more, and those that short-lived blocks of that size will give back."""
+    usable_at_least: int
+    """Free frames in blocks of ``order`` or more."""
+    free_at_most: int
+    free_at_least: int
+    order: int
+    met_free_low: int
+    """Or as soon as the free frames lie between these two, and usable ones between these parts of 2**20 of them."""
+    met_free_high: int
+    met_usable_low: int
+    met_usable_high: int
+
+
+@kernel
+def measure_lifetimes(
+    stream: Stream,
+    times: npt.NDArray[np.int64],
+    end: int,
+    born: npt.NDArray[np.int64],
+    lifetimes: npt.NDArray[np.int64],
+    ended: npt.NDArray[np.int8],
+    first_deaths: npt.NDArray[np.int64],
+) -> int:
+    """Measure how long recorded blocks lived; return how many events were allocations.
+
+    Parameters
+    ----------
+    stream : Stream
+        Read.
+    times : int64[n]
+        Time of each event, any unit.
+    end : int
+        Time at which the recording ends.
+    born : int64[frames]
+        Scratch, overwritten: the event that allocated each first frame.
+    lifetimes : int64[n]
+        Written for each allocation event: time to the free of its first frame, or to the end; -1 for other events.
+    ended : int8[n]
+        Written: 1 where that free was seen, 0 where the recording ended first (a censored lifetime).
+    first_deaths : int64[frames]
+        Written: time of the first free of each frame allocated before the recording, -1 where none was seen or
+        the frame was first allocated.
+    """
+    unseen = np.int64(-1)
+    free_again = np.int64(-2)
+    born[:] = unseen
+    first_deaths[:] = -1
+    allocations = 0
+    for i in range(len(times)):
+        lifetimes[i] = -1
+        ended[i] = 0
+        frame = stream.frame[i]
+        order = np.int64(stream.order[i])
+        operation = stream.operation[i]
+        if operation == ZONE_REMOVAL or (operation == ZONE_FALLBACK and np.int64(stream.extra[i]) & 15 >= 9):
+            born[frame] = i
+            lifetimes[i] = end - times[i]
+            allocations += 1
+            for inside in range(frame + 1, frame + (1 << order)):
+                born[inside] = free_again
+        elif operation == ZONE_FREE or operation == ZONE_DRAIN:
+            for inside in range(frame, frame + (1 << order)):
+                birth = born[inside]
+                if birth >= 0:
+                    lifetimes[birth] = times[i] - times[birth]
+                    ended[birth] = 1
+                elif birth == unseen:
+                    first_deaths[inside] = times[i]
+                born[inside] = free_again
+    return allocations
+
+
+@kernel(inline=True)
+def _draw_lifetime(population: Population, kind: int, rng: np.random.Generator) -> int:
+    """Return a lifetime in ticks, -1 for never."""
+    steps = population.quantiles.shape[1]
+    lifetime = population.quantiles[kind, np.int64(rng.random() * steps)]
+    if lifetime != OUTLIVED:
+        return lifetime
+    start = population.tail[0]
+    stop = population.tail[1]
+    if stop <= start:
+        return -1
+    return np.int64(start * math.exp(rng.random() * math.log(stop / start)))
+
+
+@kernel(inline=True)
+def _schedule(population: Population, frame: int, lifetime: int) -> None:
+    tick = population.clock[Clock.TICK] + max(lifetime, 1)
+    if lifetime < 0 or tick >= len(population.wheel):
+        return
+    population.link[frame] = population.wheel[tick]
+    population.wheel[tick] = frame
+
+
+@kernel
+def settle(
+    population: Population, frames: npt.NDArray[np.int64], kind: int, rng: np.random.Generator
+) -> None:
+    """Give blocks that are allocated already (first frames int64[n]) lifetimes from now on, of one class."""
+    for i in range(len(frames)):
+        _schedule(population, frames[i], _draw_lifetime(population, kind, rng))
+
+
+@kernel
+def age(
+    population: Population,
+    buddy: Buddy,
+    rng: np.random.Generator,
+    rate: int,
+    ticks: int,
+    bounds: Bounds,
+) -> bool:
+    """Let time pass until a bound holds or ``ticks`` are over; return whether a bound holds.
+
+    Parameters
+    ----------
+    population : Population
+        Mutated.
+    buddy : Buddy
+        Mutated.
+    rng : numpy.random.Generator
+        Advanced.
+    rate : int
+        Arrivals in 2**20 ticks.
+    ticks : int
+        Most ticks to pass; the wheel's end is the end as well.
+    bounds : Bounds
+        Read.
+    """
+    clock = population.clock
+    for _ in range(ticks):
+        usable = usable_frames(buddy, bounds.order)
+        free = free_frames(buddy)
+        if usable + clock[Clock.PROMISED] <= bounds.promised_at_most or usable >= bounds.usable_at_least:
+            return True
+        if free <= bounds.free_at_most or free >= bounds.free_at_least:
+            return True
+        if bounds.met_free_low <= free <= bounds.met_free_high:
+            share = (usable << 20) // max(free, 1)
+            if bounds.met_usable_low <= share <= bounds.met_usable_high:
+                return True
+        if clock[Clock.TICK] + 1 >= len(population.wheel):
+            return False
+        clock[Clock.TICK] += 1
+        tick = clock[Clock.TICK]
+        frame = np.int64(population.wheel[tick])
+        population.wheel[tick] = NOBODY
+        clock[Clock.PROMISED] -= population.promised[tick]
+        while frame != NOBODY:
+            following = np.int64(population.link[frame])
+            state = np.int64(buddy.state[frame])
+            if state >= ALLOCATED:
+                give_back(buddy, frame, state & 15)
+                clock[Clock.DEATHS] += 1
+            frame = following
+        clock[Clock.OWED] += rate
+        due = clock[Clock.OWED] >> 20
+        clock[Clock.OWED] -= due << 20
+        for _ in range(due):
+            kind = np.int64(population.arrivals[np.int64(rng.random() * len(population.arrivals))])
+            frame, _ = allocate(
+                buddy, np.int64(population.orders[kind]), np.int64(population.migratetypes[kind]), 0, MODE_NORMAL
+            )
+            clock[Clock.ARRIVALS] += 1
+            if frame < 0:
+                clock[Clock.FAILURES] += 1
+                continue
+            lifetime = _draw_lifetime(population, kind, rng)
+            _schedule(population, frame, lifetime)
+            order = np.int64(population.orders[kind])
+            if order >= bounds.order and 0 <= lifetime <= population.tail[0]:
+                death = tick + max(lifetime, 1)
+                if death < len(population.promised):
+                    population.promised[death] += 1 << order
+                    clock[Clock.PROMISED] += 1 << order
+    return False

@@ -1,0 +1,1 @@
+"""Tests of vclab and its kernels."""

@@ -1,0 +1,1 @@
+"""Long comparisons; CI runs a seeded share of each."""

@@ -1,0 +1,1 @@
+"""Second opinions: models that share no code with the kernels they judge."""

@@ -1,0 +1,285 @@
+"""Ageing: fill memory with a recorded mix and let it die by recorded lifetimes until it is as fragmented as asked.
+
+Lifetimes are censored: most recorded blocks outlive the recording. Kaplan-Meier curves per order and migratetype
+use what was seen; what lies beyond is drawn from a stated tail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from vckernels import ageing as kernels
+from vckernels.ageing import Bounds, Clock, Population
+from vckernels.buddy import ALLOCATED, free_frames, usable_frames
+from vclab import recordings
+from vclab.errors import ConfigurationError, FragmentationNotReached
+from vclab.memory import Zone
+from vclab.recorded import kernel_stream
+
+TICK_US = 10_000
+#: Ends of the tail, in seconds; 0: what outlives the recording never dies.
+TAILS = {"never": 0, "hour": 3600, "day": 86400}
+TOLERANCE = 0.01
+QUANTILES = 4096
+#: Arrivals while memory is let run empty, as a share of the recorded rate: some, so that holes are refilled.
+IDLE_RATE = 0.05
+MAX_ROUNDS = 40
+_NEVER = 1 << 60
+
+
+@dataclass(frozen=True)
+class Law:
+    """How recorded blocks come and go.
+
+    Attributes
+    ----------
+    arrivals : int8[n]
+        Class of each recorded allocation.
+    orders, migratetypes : int8[classes]
+        The last class is what was allocated before the recording began.
+    quantiles : int64[classes, QUANTILES]
+        Lifetimes in ticks, -1 beyond the recording.
+    rate : float
+        Allocations a tick and recorded frame.
+    window : int
+        Ticks that the recording lasted.
+    censored : float
+        Share of recorded allocations whose end was not seen.
+    """
+
+    arrivals: npt.NDArray[np.int8]
+    orders: npt.NDArray[np.int8]
+    migratetypes: npt.NDArray[np.int8]
+    quantiles: npt.NDArray[np.int64]
+    rate: float
+    window: int
+    censored: float
+
+
+def kaplan_meier(
+    lifetimes: npt.NDArray[np.int64], ended: npt.NDArray[np.bool_], steps: int
+) -> npt.NDArray[np.int64]:
+    """Return the lifetimes at ``steps`` equal steps of probability, -1 beyond what was seen.
+
+    Parameters
+    ----------
+    lifetimes : int64[n]
+        Ticks until death, or until observation ended.
+    ended : bool[n]
+        Death was seen; False is a censored lifetime.
+    steps : int
+        Length of the result.
+
+    Notes
+    -----
+    Kaplan and Meier 1958. Deaths and censorings in one tick: deaths come first.
+    """
+    deaths = np.bincount(lifetimes[ended], minlength=1)
+    leaving = np.bincount(lifetimes, minlength=len(deaths))
+    deaths = np.pad(deaths, (0, len(leaving) - len(deaths)))
+    at_risk = len(lifetimes) - np.concatenate([[0], np.cumsum(leaving)[:-1]])
+    survival = np.cumprod(1 - deaths / np.maximum(at_risk, 1))
+    died_by = 1 - survival
+    middle = (np.arange(steps) + 0.5) / steps
+    ticks = np.searchsorted(died_by, middle)
+    return np.where(ticks < len(died_by), ticks, kernels.OUTLIVED).astype(np.int64)
+
+
+@lru_cache(maxsize=4)
+def learn(source: str) -> Law:
+    """Return the law of a recording's zone-level stream, by the recording's name or path."""
+    recording = recordings.load(source)
+    stream = kernel_stream(recording)
+    if not len(stream.frame):
+        raise ConfigurationError(f"recording {source} has no events to age by; use another source")
+    times = recording.stream.time_us.astype(np.int64) // TICK_US
+    end = int(times[-1]) + 1
+    count = len(times)
+    lifetimes = np.empty(count, np.int64)
+    ended = np.empty(count, np.int8)
+    first_deaths = np.empty(recording.frames, np.int64)
+    born = np.empty(recording.frames, np.int64)
+    kernels.measure_lifetimes(stream, times, end, born, lifetimes, ended, first_deaths)
+    events = np.flatnonzero(lifetimes >= 0)
+    keys = stream.order[events].astype(np.int64) * 8 + stream.migratetype[events]
+    classes, arrivals = np.unique(keys, return_inverse=True)
+    curves = [
+        kaplan_meier(lifetimes[events][arrivals == kind], ended[events][arrivals == kind] == 1, QUANTILES)
+        for kind in range(len(classes))
+    ]
+    # Whatever was allocated before is a class of its own: its age is unknown, its deaths in the window are not.
+    before = np.ones(recording.frames, np.bool_)
+    for frames, orders in [(recording.free_before.frames - recording.first_frame, recording.free_before.orders)]:
+        edges = np.zeros(recording.frames + 1, np.int64)
+        np.add.at(edges, frames, 1)
+        np.add.at(edges, frames + (1 << orders.astype(np.int64)), -1)
+        before &= np.cumsum(edges[:-1]) == 0
+    deaths = first_deaths[before]
+    curves.append(kaplan_meier(np.where(deaths >= 0, deaths, end), deaths >= 0, QUANTILES))
+    return Law(
+        arrivals=arrivals.astype(np.int8),
+        orders=np.append(classes // 8, 0).astype(np.int8),
+        migratetypes=np.append(classes % 8, 0).astype(np.int8),
+        quantiles=np.array(curves),
+        rate=len(events) / end / recording.frames,
+        window=end,
+        censored=1 - float(ended[events].mean()),
+    )
+
+
+@dataclass(frozen=True)
+class Goal:
+    """How fragmented a zone is to be.
+
+    Attributes
+    ----------
+    order : int
+        The order whose unusable free index is meant.
+    unusable, free : float
+        Index, and share of ``managed``, 0 to 1.
+    managed : int
+        Frames of the zone that are the allocator's.
+    """
+
+    order: int
+    unusable: float
+    free: float
+    managed: int
+
+    @property
+    def free_frames(self) -> int:
+        """Frames that are to be free."""
+        return int(self.free * self.managed)
+
+    @property
+    def usable_frames(self) -> int:
+        """Free frames that are to lie in blocks of the order or more."""
+        return int((1 - self.unusable) * self.free_frames)
+
+
+class Ageing:
+    """One zone growing old.
+
+    Parameters
+    ----------
+    zone : Zone
+        Mutated, by allocation and free only.
+    law : Law
+    rng : numpy.random.Generator
+        Advanced.
+    tail : str
+        How long what outlived the recording lives: a key of ``TAILS``.
+    """
+
+    def __init__(self, zone: Zone, law: Law, rng: np.random.Generator, tail: str = "hour") -> None:
+        if tail not in TAILS:
+            raise ConfigurationError(f"tail {tail!r} does not exist; there are {', '.join(TAILS)}")
+        self.zone = zone
+        self.law = law
+        self.rng = rng
+        ticks_per_second = 1_000_000 // TICK_US
+        end = TAILS[tail] * ticks_per_second
+        self.population = Population(
+            wheel=np.full(max(end, 4 * law.window) + 1, kernels.NOBODY, np.int32),
+            promised=np.zeros(max(end, 4 * law.window) + 1, np.int32),
+            link=np.full(zone.frames, kernels.NOBODY, np.int32),
+            arrivals=law.arrivals,
+            orders=law.orders,
+            migratetypes=law.migratetypes,
+            quantiles=law.quantiles,
+            tail=np.array([law.window, end], np.int64),
+            clock=np.zeros(len(Clock), np.int64),
+        )
+
+    def settle(self, keep: npt.NDArray[np.bool_] | None = None) -> None:
+        """Give what is allocated already a remaining lifetime; blocks that start where ``keep`` is set never die."""
+        old = self.zone.buddy.state >= ALLOCATED
+        if keep is not None:
+            old &= ~keep
+        kernels.settle(self.population, np.flatnonzero(old), len(self.law.orders) - 1, self.rng)
+
+    def _until(
+        self,
+        goal: Goal,
+        rate: float,
+        promised_at_most: int = -1,
+        usable_at_least: int = _NEVER,
+        free_at_most: int = -1,
+        free_at_least: int = _NEVER,
+    ) -> bool:
+        """Let time pass until one bound (frames) holds or the goal is met; False if the wheel of time ends first."""
+        near = TOLERANCE / 2
+        whole = 1 << 20
+        bounds = Bounds(
+            promised_at_most,
+            usable_at_least,
+            free_at_most,
+            free_at_least,
+            goal.order,
+            int((goal.free - near) * goal.managed),
+            int((goal.free + near) * goal.managed),
+            int((1 - goal.unusable - near) * whole),
+            int((1 - goal.unusable + near) * whole),
+        )
+        arrivals = int(rate * self.law.rate * self.zone.frames * whole)
+        return bool(
+            kernels.age(self.population, self.zone.buddy, self.rng, arrivals, len(self.population.wheel), bounds)
+        )
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """What ageing did: simulated seconds, arrivals, deaths, arrivals that found no block."""
+        clock = self.population.clock
+        return {
+            "seconds": float(clock[Clock.TICK]) * TICK_US / 1e6,
+            "arrivals": int(clock[Clock.ARRIVALS]),
+            "deaths": int(clock[Clock.DEATHS]),
+            "failures": int(clock[Clock.FAILURES]),
+        }
+
+    def reach(self, goal: Goal) -> None:
+        """Age until index and free share hold together, each within 0.01.
+
+        Raises
+        ------
+        FragmentationNotReached
+            With the nearest index and free share.
+        """
+        buddy = self.zone.buddy
+        best = (9.0, 1.0, 0.0)
+        # Large blocks are quickly used up and hardly ever come back, so the goal is approached from above.
+        slack = int(TOLERANCE * goal.free_frames)
+        target = goal.usable_frames + slack // 2
+        for _ in range(MAX_ROUNDS):
+            free = int(free_frames(buddy))
+            usable = int(usable_frames(buddy, goal.order))
+            index = 1 - usable / free if free else 1.0
+            miss = max(abs(index - goal.unusable), abs(free / goal.managed - goal.free))
+            best = min(best, (miss, index, free / goal.managed))
+            if miss <= TOLERANCE:
+                return
+            if usable > target:
+                alive = self._until(goal, 1.0, promised_at_most=target, free_at_most=goal.managed // 200)
+                alive = alive and self._until(goal, IDLE_RATE, free_at_least=goal.free_frames)
+                # What deaths put together, and late arrivals took, on the way back is learned from each round.
+                target = max(0, target - (int(usable_frames(buddy, goal.order)) - goal.usable_frames) // 2)
+            elif free < goal.free_frames:
+                alive = self._until(goal, IDLE_RATE, free_at_least=goal.free_frames)
+            elif usable >= goal.usable_frames:
+                alive = self._until(goal, 1.0, free_at_most=goal.free_frames)
+            else:
+                alive = self._until(goal, IDLE_RATE, usable_at_least=goal.usable_frames + slack)
+                alive = alive and self._until(goal, 1.0, free_at_most=goal.free_frames)
+            if not alive:
+                break
+        raise FragmentationNotReached(
+            f"order {goal.order} never had {goal.unusable:.0%} of free memory unusable with {goal.free:.0%} of memory "
+            f"free; nearest were {best[1]:.1%} and {best[2]:.1%} after {self.summary['arrivals']:,.0f} allocations; "
+            "ask for a nearer goal, or another source",
+            best=best[1],
+            free=best[2],
+        )

@@ -1,0 +1,218 @@
+"""Physical memory: zones of frames under a buddy allocator.
+
+Frame numbers here are absolute; the kernels below count from each zone's first frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vckernels import buddy as buddy_kernels
+from vckernels import claim
+from vckernels.buddy import MAX_ORDER, ORDERS, TYPES, Buddy, Migratetype
+from vckernels.causes import Status
+from vclab.errors import ConfigurationError, InvalidFree
+
+FRAMES_PER_BLOCK = 1 << MAX_ORDER
+
+_REFUSALS = {
+    Status.NOT_ALLOCATED: "no allocated block starts there (freed already?)",
+    Status.WRONG_ORDER: "the block there has another order",
+    Status.OUT_OF_RANGE: "that lies outside the zone",
+}
+
+
+class Zone:
+    """One zone under one buddy allocator.
+
+    Parameters
+    ----------
+    name : str
+        As in /proc/zoneinfo.
+    first_frame : int
+        A multiple of 1024 frames (the largest block).
+    frames : int
+        Size in frames, a multiple of 1024.
+    buddy : Buddy, optional
+        Allocator state to adopt; without it all frames become free blocks of the largest order, lowest first.
+    """
+
+    def __init__(self, name: str, first_frame: int, frames: int, buddy: Buddy | None = None) -> None:
+        if frames <= 0 or frames % FRAMES_PER_BLOCK or first_frame % FRAMES_PER_BLOCK:
+            raise ConfigurationError(
+                f"zone {name} of {frames} frames from {first_frame} is not made of whole 4 MiB blocks; use a multiple"
+            )
+        self.name = name
+        self.first_frame = first_frame
+        self.frames = frames
+        self.buddy = buddy_kernels.new_buddy(frames) if buddy is None else buddy
+        if buddy is None:
+            blocks = np.arange(0, frames, FRAMES_PER_BLOCK, dtype=np.int64)
+            buddy_kernels.free_at_boot(self.buddy, blocks, np.full(len(blocks), MAX_ORDER, np.int8), True)
+
+    def allocate(self, order: int, migratetype: int) -> int:
+        """Return the first frame of a new block of 2**order frames, or -1 where no block can serve."""
+        frames = np.empty(1, np.int64)
+        if claim.allocate_all(self.buddy, order, migratetype, frames) != Status.OK:
+            return -1
+        return int(frames[0]) + self.first_frame
+
+    def allocate_all(self, order: int, migratetype: int, count: int) -> npt.NDArray[np.int64] | None:
+        """Return the first frames of ``count`` new blocks, int64[count], or None with none taken."""
+        frames = np.empty(count, np.int64)
+        if claim.allocate_all(self.buddy, order, migratetype, frames) != Status.OK:
+            return None
+        return frames + self.first_frame
+
+    def free(self, frames: npt.ArrayLike, order: int) -> None:
+        """Give blocks of one order back.
+
+        Raises
+        ------
+        InvalidFree
+            If a frame starts no allocated block of that order; blocks before it in the list were freed.
+        """
+        first = np.atleast_1d(np.asarray(frames, np.int64)) - self.first_frame
+        statuses = np.zeros(len(first), np.int8)
+        freed = claim.free_many(self.buddy, first, np.full(len(first), order, np.int8), statuses)
+        if freed < len(first):
+            bad = int(np.argmax(statuses != Status.OK))
+            raise InvalidFree(
+                f"cannot free frame {int(first[bad]) + self.first_frame} with order {order} in zone {self.name}: "
+                f"{_REFUSALS[Status(int(statuses[bad]))]}"
+            )
+
+    @property
+    def free_frames(self) -> int:
+        """Number of free frames."""
+        return int(buddy_kernels.free_frames(self.buddy))
+
+    @property
+    def free_blocks(self) -> npt.NDArray[np.int64]:
+        """Free blocks by order, int64[11]."""
+        return self.buddy.free_blocks.sum(axis=1)
+
+    def blocks(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+        """Return first frame and order of every free block as the lists hold them, ascending by frame."""
+        lists = []
+        for order in range(ORDERS):
+            for migratetype in range(TYPES):
+                block = np.empty(self.buddy.free_blocks[order, migratetype], np.int64)
+                buddy_kernels.read_list(self.buddy, order, migratetype, block)
+                lists.append((block, np.full(len(block), order, np.int8)))
+        frames = np.concatenate([block for block, _ in lists])
+        orders = np.concatenate([order for _, order in lists])
+        ascending = np.argsort(frames)
+        return frames[ascending] + self.first_frame, orders[ascending]
+
+    def audit(self) -> int:
+        """Return 0 if every frame is in exactly one state and all lists are whole, else which check failed."""
+        return int(claim.audit(self.buddy, np.zeros((ORDERS, TYPES), np.int64)))
+
+    def copy(self) -> Zone:
+        """Return an independent zone in the same state."""
+        state = Buddy(*(array.copy() for array in self.buddy))
+        return Zone(self.name, self.first_frame, self.frames, state)
+
+
+class Memory:
+    """All zones of a machine; today one.
+
+    Parameters
+    ----------
+    zones : sequence of Zone
+    """
+
+    def __init__(self, zones: Sequence[Zone]) -> None:
+        self.zones = tuple(zones)
+
+    @property
+    def zone(self) -> Zone:
+        """The zone that requests are served from."""
+        return self.zones[-1]
+
+    @property
+    def first_frame(self) -> int:
+        """Number of the machine's first frame."""
+        return self.zones[0].first_frame
+
+    @property
+    def frames(self) -> int:
+        """Number of frames from the first to the last."""
+        return self.zones[-1].first_frame + self.zones[-1].frames - self.first_frame
+
+    @property
+    def free_share(self) -> float:
+        """Share of the frames that is free, 0 to 1."""
+        return sum(zone.free_frames for zone in self.zones) / self.frames
+
+    @property
+    def counters(self) -> npt.NDArray[np.int64]:
+        """Events of all zones by cause, int64[COUNTERS]."""
+        return np.sum([zone.buddy.counters for zone in self.zones], axis=0)
+
+    def buddyinfo(self) -> npt.NDArray[np.int64]:
+        """Return free blocks by zone and order, int64[zones, 11], as /proc/buddyinfo prints them."""
+        return np.array([zone.free_blocks for zone in self.zones])
+
+    def copy(self) -> Memory:
+        """Return independent memory in the same state."""
+        return Memory([zone.copy() for zone in self.zones])
+
+
+def fragmentation_index(free_blocks: npt.ArrayLike, order: int) -> float:
+    """Return why a request of this order fails: 0 for lack of memory, 1 for fragmentation, -1 if it would not.
+
+    Parameters
+    ----------
+    free_blocks : array_like
+        Free blocks by order, [11].
+    order : int
+        The request.
+
+    Notes
+    -----
+    Linux ``mm/vmstat.c``: ``__fragmentation_index``, with its integer arithmetic in thousandths.
+    """
+    blocks = [int(count) for count in np.asarray(free_blocks)]
+    frames = sum(count << high for high, count in enumerate(blocks))
+    total = sum(blocks)
+    if total == 0:
+        return 0.0
+    if any(blocks[order:]):
+        return -1.0
+    return (1000 - (1000 + frames * 1000 // (1 << order)) // total) / 1000
+
+
+def unusable_free_index(free_blocks: npt.ArrayLike, order: int) -> float:
+    """Return the share of free frames that lie in blocks too small for a request, 0 to 1; 1 if nothing is free.
+
+    Notes
+    -----
+    Gorman and Whitcroft, OLS 2006; Linux ``mm/vmstat.c``: ``unusable_free_index``, in thousandths.
+    """
+    blocks = [int(count) for count in np.asarray(free_blocks)]
+    frames = sum(count << high for high, count in enumerate(blocks))
+    usable = sum(count << high for high, count in enumerate(blocks) if high >= order)
+    if frames == 0:
+        return 1.0
+    return (frames - usable) * 1000 // frames / 1000
+
+
+def empty_zone(frames: int) -> Zone:
+    """Return a zone that starts empty at frame 0, all blocks of the largest order and movable."""
+    return Zone("Normal", 0, frames)
+
+
+__all__ = [
+    "FRAMES_PER_BLOCK",
+    "Memory",
+    "Migratetype",
+    "Zone",
+    "empty_zone",
+    "fragmentation_index",
+    "unusable_free_index",
+]

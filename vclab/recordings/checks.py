@@ -1,0 +1,67 @@
+"""Refusal of blocks and events that no buddy allocator could have produced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vclab.recordings.recording import MAXIMUM_ORDER, BlockMap, Operation, ZoneStream
+from vclab.recordings.refusal import refusal
+
+#: Migratetypes are numbered 0 to 5 in a kernel with contiguous-memory areas, fewer in others.
+_MAXIMUM_MIGRATETYPE = 5
+_ZONE_OPERATIONS = (Operation.FREE, Operation.REMOVE, Operation.DRAIN, Operation.CLAIM)
+
+
+def _refuse_where(wrong: NDArray[np.bool_], values: NDArray[Any], field: str, where: str, right: str) -> None:
+    """Refuse the first row that is wrong, naming its value."""
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise refusal(f"{field} {int(values[row])} in row {row}", where, right)
+
+
+def check_blocks(blocks: BlockMap, first: int, end: int, where: str) -> None:
+    """Refuse blocks that are not ascending, disjoint, aligned and inside frames `first` to `end` - 1."""
+    frames, orders = blocks.frames, blocks.orders
+    if frames.size != orders.size:
+        raise refusal(f"{frames.size} frames and {orders.size} orders", where, "each block has one of both")
+    _refuse_where((orders < 0) | (orders > MAXIMUM_ORDER), orders, "block order", where, "orders are 0 to 10")
+    outside = f"blocks lie within frames {first} to {end - 1}"
+    _refuse_where((frames < first) | (frames >= end), frames, "block frame", where, outside)
+    ends = frames + (np.int64(1) << orders.astype(np.int64))
+    _refuse_where(ends > end, frames, "block frame", where, outside)
+    unaligned = (frames & (ends - frames - 1)) != 0
+    _refuse_where(unaligned, frames, "block frame", where, "blocks are aligned to their order")
+    overlapping = np.zeros(frames.size, dtype=np.bool_)
+    overlapping[1:] = frames[1:] < ends[:-1]
+    _refuse_where(overlapping, frames, "block frame", where, "blocks ascend without overlap")
+
+
+def check_stream(stream: ZoneStream, first: int, end: int, where: str) -> None:
+    """Refuse events with unknown operations, impossible operands or falling times.
+
+    Their blocks are to lie inside frames `first` to `end` - 1.
+    """
+    operation, order, frame = stream.operation, stream.order, stream.frame
+    known = np.isin(operation, _ZONE_OPERATIONS)
+    _refuse_where(~known, operation, "op", where, "a zone's operations are 1, 3, 4 and 5")
+    _refuse_where(order > MAXIMUM_ORDER, order, "order", where, "orders are 0 to 10")
+    outside = f"the events' blocks lie within frames {first} to {end - 1}"
+    _refuse_where((frame < first) | (frame >= end), frame, "pfn", where, outside)
+    size = np.int64(1) << order.astype(np.int64)
+    _refuse_where(frame + size > end, frame, "pfn", where, outside)
+    _refuse_where((frame & (size - 1)) != 0, frame, "pfn", where, "an event's block is aligned to its order")
+    lowest = np.where(operation == Operation.FREE, -1, 0)
+    wrong_type = (stream.migratetype < lowest) | (stream.migratetype > _MAXIMUM_MIGRATETYPE)
+    types = "migratetypes are 0 to 5, or -1 where a free gives none"
+    _refuse_where(wrong_type, stream.migratetype, "migratetype", where, types)
+    extra = stream.extra
+    claim = ((extra & 15) <= MAXIMUM_ORDER) & ((extra >> 4 & 15) <= _MAXIMUM_MIGRATETYPE) & (extra >> 8 <= 1)
+    fitting = np.where(operation == Operation.CLAIM, claim, extra <= (operation == Operation.REMOVE))
+    meaning = "op 3 has 0 or 1, op 5 an order, a migratetype and a change of ownership, the others 0"
+    _refuse_where(~fitting, extra, "extra", where, meaning)
+    falling = np.zeros(operation.size, dtype=np.bool_)
+    falling[1:] = stream.time_us[1:] < stream.time_us[:-1]
+    _refuse_where(falling, stream.time_us, "time", where, "time does not fall")
