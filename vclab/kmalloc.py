@@ -7,6 +7,9 @@ and no slabs above one page here.
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from vclab.memory import Memory, Migratetype
 from vclab.units import PAGE_BYTES, PAGE_SHIFT
 
@@ -41,6 +44,7 @@ class SmallObjects:
         self.frames_held = 0
         self._partial: dict[int, dict[int, list[int]]] = {}
         self._full: dict[int, int] = {}
+        self._blocks: set[int] = set()
 
     def allocate(self, size: int) -> tuple[int, int] | None:
         """Return the physical address of ``size`` bytes and the frames newly taken; None if memory is short."""
@@ -50,6 +54,7 @@ class SmallObjects:
             if frame < 0:
                 return None
             self.frames_held += 1 << order
+            self._blocks.add(frame)
             return frame << PAGE_SHIFT, 1 << order
         partial = self._partial.setdefault(size, {})
         taken = 0
@@ -73,6 +78,7 @@ class SmallObjects:
         if size > PAGE_BYTES // 2:
             order = block_order(size)
             self.memory.zone.free(frame, order)
+            self._blocks.remove(frame)
             self.frames_held -= 1 << order
             return
         partial = self._partial[size]
@@ -85,11 +91,17 @@ class SmallObjects:
             self.memory.zone.free(frame, 0)
             self.frames_held -= 1
 
+    def frames(self) -> npt.NDArray[np.int64]:
+        """Return the first frame of every block held, int64[n]."""
+        shared = [frame for frames in self._partial.values() for frame in frames]
+        return np.array([*shared, *self._full, *self._blocks], np.int64)
+
     def copy(self, memory: Memory) -> SmallObjects:
         """Return the same objects for a copy of the memory that they lie in."""
         twin = SmallObjects(memory)
         twin.frames_held = self.frames_held
         twin._full = dict(self._full)
+        twin._blocks = set(self._blocks)
         twin._partial = {
             size: {frame: list(spare) for frame, spare in frames.items()} for size, frames in self._partial.items()
         }

@@ -86,6 +86,11 @@ class Zone:
             )
 
     @property
+    def managed(self) -> int:
+        """Number of frames that are the allocator's: all but holes."""
+        return int(np.count_nonzero(self.buddy.state != buddy_kernels.HOLE))
+
+    @property
     def free_frames(self) -> int:
         """Number of free frames."""
         return int(buddy_kernels.free_frames(self.buddy))
@@ -146,8 +151,8 @@ class Memory:
 
     @property
     def free_share(self) -> float:
-        """Share of the frames that is free, 0 to 1."""
-        return sum(zone.free_frames for zone in self.zones) / self.frames
+        """Share of the managed frames that is free, 0 to 1."""
+        return sum(zone.free_frames for zone in self.zones) / sum(zone.managed for zone in self.zones)
 
     @property
     def counters(self) -> npt.NDArray[np.int64]:

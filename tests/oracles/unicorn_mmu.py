@@ -2,10 +2,10 @@
 
 Traps of Unicorn 2.1 that shape this file: a fault that is not delivered turns the next one into a double
 fault, so the processor's state is restored before each access; a selector written by the host does not change
-the privilege level, so user mode is entered by a real IRETQ; the translator reads the byte before ``until`` when
-it starts a block, so ``until`` lies in the code page of the running mode; ``count=1`` makes it translate anew
-each time, so fetched words end with INT3 instead. QEMU here fixes MAXPHYADDR at 40, knows 1G pages whatever
-CPUID says, and sets the accessed bit of a 1G leaf before it checks the access.
+the privilege level, so user mode is entered by a real IRETQ; the translator reads the byte before ``until``
+when it starts a block, so ``until`` lies in the code page of the running mode; ``count=1`` makes it translate
+anew each time, so fetched words end with INT3 instead. QEMU here fixes MAXPHYADDR at 40, knows 1G pages
+whatever CPUID says, and sets the accessed bit of a 1G leaf before it checks the access.
 """
 
 from __future__ import annotations

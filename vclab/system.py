@@ -1,0 +1,399 @@
+"""A model of a Linux machine: memory, page tables, the kernel's mappings and its CPUs' MMUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vckernels.mmu import Target
+from vclab import presets, recordings
+from vclab.ageing import Ageing, Goal, learn
+from vclab.compound import CompoundAllocator, CompoundPage, find_policy
+from vclab.errors import ConfigurationError
+from vclab.ledger import AccessCost, Ledger, no_counts
+from vclab.mapping import DirectMap, PageTables, VmallocArea
+from vclab.memory import FRAMES_PER_BLOCK, Memory, empty_zone, fragmentation_index, unusable_free_index
+from vclab.mmu import Mmu
+from vclab.presets import CpuPreset
+from vclab.recorded import recorded_zone
+from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes, page_level, parse_bytes
+
+#: Most memory of a machine; the allocator's links are 32 bits wide.
+MAX_BYTES = 4 << 40
+RECORDED = "recorded"
+DEFAULT_RECORDING = "compile"
+
+
+def _presets_with(matches: Sequence[CpuPreset]) -> str:
+    return ", ".join(preset.name for preset in matches) or "none"
+
+
+class System:
+    """One machine.
+
+    Parameters
+    ----------
+    cpu : str
+        Preset of the CPU: MMU geometry and latencies.
+    linux : str
+        Preset of the kernel's rules and sizes.
+    memory : str or int
+        Size, a multiple of 4 MiB: memory starts empty after boot. Or ``"recorded"``: a recorded machine.
+    cpus : int
+        CPUs, each with an MMU of its own over the same page tables.
+    policy : str
+        What happens when a large page is asked for; see :data:`vclab.compound.POLICIES`.
+    levels : int, optional
+        Page-table levels; without it, as many as the CPU has.
+    direct_map : str
+        Page size of the direct map: "4K", "2M" or "1G".
+    seed : int
+        Of everything random: same seed, same numbers.
+    flag_all : bool
+        Treat every request as if it carried ``GFP_VFALLBACK``.
+    recording : str
+        The recording that ``memory="recorded"`` starts from: a shipped name or a path.
+
+    Raises
+    ------
+    ConfigurationError
+        If a preset, policy or size does not exist, or the CPU lacks the levels or page size.
+    """
+
+    def __init__(
+        self,
+        cpu: str = "zen3",
+        linux: str = "6.18",
+        memory: str | int = "2GiB",
+        cpus: int = 1,
+        policy: str = "early-fallback",
+        levels: int | None = None,
+        direct_map: str = "2M",
+        seed: int = 0,
+        flag_all: bool = False,
+        recording: str = DEFAULT_RECORDING,
+    ) -> None:
+        self.cpu = presets.cpu(cpu)
+        self.linux = presets.linux(linux)
+        chosen = find_policy(policy)
+        every = [presets.cpu(name) for name in presets.cpu_names()]
+        paging = self.cpu.paging
+        levels = max(paging.levels.value) if levels is None else levels
+        if levels not in paging.levels.value:
+            having = _presets_with([preset for preset in every if levels in preset.paging.levels.value])
+            raise ConfigurationError(f"cpu {cpu} has no {levels}-level paging; presets that have it: {having}")
+        level = page_level(direct_map)
+        if direct_map not in paging.page_sizes.value:
+            having = _presets_with([preset for preset in every if direct_map in preset.paging.page_sizes.value])
+            raise ConfigurationError(f"cpu {cpu} has no {direct_map} pages; presets that have them: {having}")
+        if cpus < 1:
+            raise ConfigurationError(f"a machine with {cpus} CPUs does not exist; use 1 or more")
+        self.seed = seed
+        self.direct_map_size = direct_map
+        self.memory = _boot_memory(memory, recording)
+        self.page_tables = PageTables(
+            self.memory, levels, paging.physical_bits.value, "1G" in paging.page_sizes.value
+        )
+        layout = next(space for space in self.linux.address_space if space.levels == levels)
+        self.direct_map = DirectMap(self.page_tables, layout, level)
+        self.vmalloc_area = VmallocArea(self.page_tables, layout, self.linux.guard_pages.value)
+        self.compound = CompoundAllocator(
+            self.memory, self.page_tables, self.direct_map, self.vmalloc_area, self.linux, chosen, flag_all
+        )
+        self.mmus = [Mmu(self.cpu) for _ in range(cpus)]
+        self.boot_tables = self.page_tables.count
+
+    # Pages
+
+    def alloc_pages(self, order: int, flags: int) -> CompoundPage:
+        """Return 2**order pages at consecutive addresses, physical or virtual as the policy decides.
+
+        Raises
+        ------
+        OutOfMemory
+            If the policy cannot serve the request; nothing is changed then.
+        """
+        return self.compound.allocate(order, flags)
+
+    def free_pages(self, page: CompoundPage) -> None:
+        """Give a page back, with all that was made for it; every CPU forgets its translations.
+
+        Raises
+        ------
+        InvalidFree
+            If the page was freed already or belongs to another system.
+        """
+        self.compound.free(page)
+        if page.is_virtual:
+            for mmu in self.mmus:
+                mmu.invalidate(page.address, len(page.frames))
+
+    @property
+    def pages(self) -> list[CompoundPage]:
+        """All live compound pages."""
+        return list(self.compound.pages.values())
+
+    def page_address(self, page: CompoundPage) -> int:
+        """Return the virtual address of a page of either kind."""
+        return page.address
+
+    def virt_to_page(self, address: int) -> CompoundPage:
+        """Return the page that holds a virtual address of either kind.
+
+        Raises
+        ------
+        ConfigurationError
+            If no live page does.
+        """
+        page = self.compound.page_at(address)
+        if page is None:
+            raise ConfigurationError(f"no live page holds address {address:#x}; pass an address inside one")
+        return page
+
+    def vmalloc_to_page(self, address: int) -> CompoundPage:
+        """Return the page that holds an address, found by walking the page tables as the kernel does.
+
+        Works for both kinds, since the direct map is made of tables too.
+
+        Raises
+        ------
+        ConfigurationError
+            If the address is not mapped or no live page holds it.
+        """
+        physical = int(self.page_tables.translate([address])[0])
+        page = self.compound.page_at(address)
+        if physical < 0 or page is None or physical >> PAGE_SHIFT not in page.frames:
+            raise ConfigurationError(f"no live page holds address {address:#x}; pass an address inside one")
+        return page
+
+    def vmalloc_address(self, page: CompoundPage) -> int | None:
+        """Return a virtual page's address in the vmalloc area, None for a physical page."""
+        return page.address if page.is_virtual else None
+
+    def vmap(self, frames: npt.ArrayLike) -> int:
+        """Map any frames one after another in the vmalloc area and return the address (``vmap``).
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no address range, or no memory for tables.
+        """
+        mapped = self.vmalloc_area.map(np.ascontiguousarray(frames, np.int64))
+        if mapped is None:
+            raise ConfigurationError(f"no room to map {np.size(frames)} frames; unmap something first")
+        return mapped[0]
+
+    def vunmap(self, address: int) -> None:
+        """Take back what :meth:`vmap` mapped; the frames stay as they are."""
+        frames = self.vmalloc_area.unmap(address)
+        for mmu in self.mmus:
+            mmu.invalidate(address, len(frames))
+
+    # Accesses
+
+    @property
+    def mmu(self) -> Mmu:
+        """MMU of the first CPU."""
+        return self.mmus[0]
+
+    def access(
+        self,
+        page: CompoundPage | Sequence[CompoundPage],
+        offsets: npt.ArrayLike | Iterable[npt.NDArray[np.int64]],
+        write: bool = False,
+        cpu: int = 0,
+    ) -> AccessCost:
+        """Access offsets of a page, or of several pages of one order laid end to end.
+
+        Parameters
+        ----------
+        page : CompoundPage or sequence of them
+        offsets : int64[n] or an iterable of such arrays
+            Byte offsets.
+        write : bool
+            Stores rather than loads.
+        cpu : int
+            Which CPU; its MMU goes on from the state that it is in.
+
+        Returns
+        -------
+        AccessCost
+            What these accesses cost.
+
+        Raises
+        ------
+        ConfigurationError
+            If an offset lies outside, or a page was freed.
+        """
+        several = [page] if isinstance(page, CompoundPage) else list(page)
+        for one in several:
+            if self.compound.pages.get(one.address) is not one:
+                raise ConfigurationError(f"cannot access {one!r}: it is not a live page of this system")
+        if len({one.order for one in several}) != 1:
+            raise ConfigurationError("pages of several orders cannot be laid end to end; access them one by one")
+        bases = np.array([one.address for one in several], np.uint64)
+        return self.access_at(bases, several[0].nbytes, offsets, write, cpu)
+
+    def access_at(
+        self,
+        bases: npt.NDArray[np.uint64],
+        nbytes: int,
+        offsets: npt.ArrayLike | Iterable[npt.NDArray[np.int64]],
+        write: bool = False,
+        cpu: int = 0,
+        arrays: npt.NDArray[np.uint64] | None = None,
+        array_nbytes: int = 0,
+    ) -> AccessCost:
+        """Access offsets of equal pieces that lie at given addresses.
+
+        Parameters
+        ----------
+        bases : uint64[n]
+            Address of each piece.
+        nbytes : int
+            Size of a piece, a power of two.
+        offsets, write, cpu
+            As in :meth:`access`.
+        arrays : uint64[m], optional
+            Open-coded pages: addresses of page arrays. Each access is preceded by the load of its page's word.
+        array_nbytes : int
+            Bytes that one page array describes, a power of two.
+        """
+        batches = [offsets] if isinstance(offsets, np.ndarray | list | tuple) else offsets
+        size = len(bases) * nbytes
+        mmu = self.mmus[cpu]
+        no_arrays = np.zeros(0, np.uint64)
+        target = Target(
+            bases,
+            nbytes.bit_length() - 1,
+            no_arrays if arrays is None else arrays,
+            max(array_nbytes, 1).bit_length() - 1,
+        )
+        before = mmu.counters.copy()
+        for batch in batches:
+            chosen = np.ascontiguousarray(batch, np.int64).ravel()
+            if len(chosen) and (int(chosen.min()) < 0 or int(chosen.max()) >= size):
+                raise ConfigurationError(f"an offset lies outside the {size} bytes accessed; offsets are 0 to {size - 1}")
+            mmu.access(self.page_tables.state, target, chosen, write)
+        return AccessCost.of(mmu.counters - before, self.cpu, mmu.levels)
+
+    # Fragmentation
+
+    def fragment(
+        self, order: int, unusable: float, free: float = 0.30, source: str = DEFAULT_RECORDING, tail: str = "hour"
+    ) -> dict[str, float]:
+        """Age memory until its free frames are as unusable for an order, and as many, as asked.
+
+        Parameters
+        ----------
+        order : int
+            The order whose unusable free index is meant.
+        unusable : float
+            Goal of that index, 0 to 1.
+        free : float
+            Goal of the free share of managed frames, 0 to 1.
+        source : str
+            Recording whose mix and lifetimes are used: a shipped name or a path.
+        tail : str
+            How long what outlived the recording lives: "never" dies, or spread up to an "hour" or a "day".
+
+        Returns
+        -------
+        dict
+            Simulated seconds, arrivals, deaths and failed arrivals.
+
+        Raises
+        ------
+        FragmentationNotReached
+            If index and free share were never both within 0.01.
+        """
+        if not 0 <= order <= 10 or not 0 <= unusable <= 1 or not 0 < free < 1:
+            raise ConfigurationError(
+                f"cannot fragment for order {order}, unusable {unusable}, free {free}; "
+                "the order is 0 to 10, unusable 0 to 1, free between 0 and 1"
+            )
+        zone = self.memory.zone
+        ageing = Ageing(zone, learn(source), np.random.default_rng([self.seed, order]), tail)
+        ageing.settle(keep=self._owned())
+        ageing.reach(Goal(order, unusable, free, zone.managed))
+        return ageing.summary
+
+    def _owned(self) -> npt.NDArray[np.bool_]:
+        """Return which frames of the zone start a block that this system itself holds."""
+        zone = self.memory.zone
+        held = [self.page_tables.frames(), self.compound.objects.frames()]
+        held += [page.frames for page in self.pages]
+        owned = np.zeros(zone.frames, np.bool_)
+        owned[np.concatenate(held) - zone.first_frame] = True
+        return owned
+
+    def buddyinfo(self) -> npt.NDArray[np.int64]:
+        """Return free blocks by zone and order, int64[zones, 11]."""
+        return self.memory.buddyinfo()
+
+    def fragmentation_index(self, order: int) -> float:
+        """Return why a request of an order fails (0 lack of memory, 1 fragmentation), -1 if it would not."""
+        return fragmentation_index(self.memory.zone.free_blocks, order)
+
+    def unusable_free_index(self, order: int) -> float:
+        """Return the share of free frames in blocks too small for an order, 0 to 1."""
+        return unusable_free_index(self.memory.zone.free_blocks, order)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Every event so far, by cause."""
+        counts = no_counts() + self.memory.counters
+        counts += self.page_tables.state.counters + self.vmalloc_area.areas.counters
+        for mmu in self.mmus:
+            counts += mmu.counters
+        return Ledger(counts, self.cpu)
+
+    def copy(self, policy: str | None = None) -> System:
+        """Return an independent machine in the same state, to ask what if; under another policy if named."""
+        twin = object.__new__(System)
+        twin.__dict__.update(self.__dict__)
+        twin.memory = self.memory.copy()
+        twin.page_tables = self.page_tables.copy(twin.memory)
+        twin.vmalloc_area = self.vmalloc_area.copy(twin.page_tables)
+        chosen = self.compound.policy if policy is None else find_policy(policy)
+        twin.compound = self.compound.copy(twin.memory, twin.page_tables, twin.vmalloc_area, chosen)
+        twin.mmus = [mmu.copy() for mmu in self.mmus]
+        return twin
+
+    def __repr__(self) -> str:
+        zone = self.memory.zone
+        return (
+            f"<System {self.cpu.name}, Linux {self.linux.name}, {format_bytes(zone.frames * PAGE_BYTES)}, "
+            f"{self.compound.policy.name}, {zone.free_frames / zone.managed:.0%} free>"
+        )
+
+    def _repr_html_(self) -> str:
+        zone = self.memory.zone
+        rows = {
+            "CPU": self.cpu.title,
+            "kernel": self.linux.title,
+            "memory": f"{format_bytes(zone.frames * PAGE_BYTES)}, {self.memory.free_share:.1%} free",
+            "policy": f"{self.compound.policy.name}: {self.compound.policy.summary}",
+            "page tables": f"{self.page_tables.levels} levels, {self.page_tables.count} tables, "
+            f"direct map in {self.direct_map_size} pages",
+            "unusable free index": f"{self.unusable_free_index(9):.3f} at order 9",
+            "live pages": f"{len(self.pages)}, {sum(page.is_virtual for page in self.pages)} of them virtual",
+        }
+        cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items())
+        return f"<table><caption>vclab system</caption>{cells}</table>"
+
+
+def _boot_memory(memory: str | int, recording: str) -> Memory:
+    if memory == RECORDED:
+        return Memory([recorded_zone(recordings.load(recording))])
+    nbytes = parse_bytes(memory, "memory")
+    block = FRAMES_PER_BLOCK * PAGE_BYTES
+    if nbytes % block or not block <= nbytes <= MAX_BYTES:
+        raise ConfigurationError(
+            f"memory of {memory} cannot be modelled; use a multiple of 4MiB from 4MiB to {format_bytes(MAX_BYTES)}, "
+            f"or {RECORDED!r}"
+        )
+    return Memory([empty_zone(nbytes >> PAGE_SHIFT)])
+
