@@ -60,9 +60,7 @@ class Law:
     censored: float
 
 
-def kaplan_meier(
-    lifetimes: npt.NDArray[np.int64], ended: npt.NDArray[np.bool_], steps: int
-) -> npt.NDArray[np.int64]:
+def kaplan_meier(lifetimes: npt.NDArray[np.int64], ended: npt.NDArray[np.bool_], steps: int) -> npt.NDArray[np.int64]:
     """Return the lifetimes at ``steps`` equal steps of probability, -1 beyond what was seen.
 
     Parameters

@@ -48,12 +48,36 @@ class Policy:
 POLICIES = {
     policy.name: policy
     for policy in (
-        Policy("physical", "physically contiguous or fail; GFP_VFALLBACK is ignored", True, False, False),
-        Policy("early-fallback", "one fast try, no reclaim, then virtual (RFC V3, kvmalloc of 6.18)", True, True, True),
-        Policy("always-virtual", "flagged requests of order 1 and more are virtual (CONFIG_VFALLBACK_ALWAYS)", False, True, True),
-        Policy("vmalloc", "always virtual, as callers of 2007 did it", False, True, False),
+        Policy(
+            "physical",
+            "physically contiguous or fail; GFP_VFALLBACK is ignored",
+            physical=True,
+            virtual=False,
+            needs_flag=False,
+        ),
+        Policy(
+            "early-fallback",
+            "one fast try, no reclaim, then virtual (RFC V3, kvmalloc of 6.18)",
+            physical=True,
+            virtual=True,
+            needs_flag=True,
+        ),
+        Policy(
+            "always-virtual",
+            "flagged requests of order 1 and more are virtual (CONFIG_VFALLBACK_ALWAYS)",
+            physical=False,
+            virtual=True,
+            needs_flag=True,
+        ),
+        Policy(
+            "vmalloc",
+            "always virtual, as callers of 2007 did it",
+            physical=False,
+            virtual=True,
+            needs_flag=False,
+        ),
     )
-}  # fmt: skip
+}
 
 
 def find_policy(name: str) -> Policy:
@@ -171,7 +195,7 @@ class CompoundAllocator:
         if self.policy.needs_flag and order == 0:
             may_be_virtual = False
         page = None
-        if self.policy.physical or not may_be_virtual and self.policy.needs_flag:
+        if self.policy.physical or (not may_be_virtual and self.policy.needs_flag):
             page = self._physical(order, migratetype(flags))
         if page is None and may_be_virtual:
             page = self._virtual(order, migratetype(flags))

@@ -11,6 +11,7 @@ from vckernels.pagetable import Control
 from vclab.errors import ConfigurationError, OutOfMemory
 from vclab.memory import Memory, Migratetype
 from vclab.presets import AddressSpace
+from vclab.state import copied
 from vclab.units import PAGE_BYTES, PAGE_SHIFT
 
 
@@ -75,9 +76,8 @@ class PageTables:
         """
         needed = int(pagetable.survey(self.state, np.uint64(address), len(first_frames), level))
         if needed < 0:
-            raise ConfigurationError(
-                f"cannot map {len(first_frames)} pages at {address:#x}: {Status(-needed).name.lower().replace('_', ' ')}"
-            )
+            why = Status(-needed).name.lower().replace("_", " ")
+            raise ConfigurationError(f"cannot map {len(first_frames)} pages at {address:#x}: {why}")
         new = np.empty(0, np.int64)
         if needed:
             taken = self.memory.zone.allocate_all(0, Migratetype.UNMOVABLE, needed)
@@ -109,7 +109,7 @@ class PageTables:
         """Return an independent tree with the same words, for a copy of the memory it lies in."""
         twin = object.__new__(PageTables)
         twin.memory = memory
-        twin.state = pagetable.PageTables(*(array.copy() for array in self.state))
+        twin.state = copied(self.state)
         return twin
 
 
@@ -229,5 +229,5 @@ class VmallocArea:
         twin = object.__new__(VmallocArea)
         twin.__dict__.update(self.__dict__)
         twin.tables = tables
-        twin.areas = vmap.Areas(*(array.copy() for array in self.areas))
+        twin.areas = copied(self.areas)
         return twin

@@ -15,6 +15,7 @@ from vckernels import claim
 from vckernels.buddy import MAX_ORDER, ORDERS, TYPES, Buddy, Migratetype
 from vckernels.causes import Status
 from vclab.errors import ConfigurationError, InvalidFree
+from vclab.state import copied
 
 FRAMES_PER_BLOCK = 1 << MAX_ORDER
 
@@ -98,7 +99,7 @@ class Zone:
     @property
     def free_blocks(self) -> npt.NDArray[np.int64]:
         """Free blocks by order, int64[11]."""
-        return self.buddy.free_blocks.sum(axis=1)
+        return np.asarray(self.buddy.free_blocks.sum(axis=1))
 
     def blocks(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
         """Return first frame and order of every free block as the lists hold them, ascending by frame."""
@@ -119,8 +120,7 @@ class Zone:
 
     def copy(self) -> Zone:
         """Return an independent zone in the same state."""
-        state = Buddy(*(array.copy() for array in self.buddy))
-        return Zone(self.name, self.first_frame, self.frames, state)
+        return Zone(self.name, self.first_frame, self.frames, copied(self.buddy))
 
 
 class Memory:
@@ -157,7 +157,7 @@ class Memory:
     @property
     def counters(self) -> npt.NDArray[np.int64]:
         """Events of all zones by cause, int64[COUNTERS]."""
-        return np.sum([zone.buddy.counters for zone in self.zones], axis=0)
+        return np.asarray(np.sum([zone.buddy.counters for zone in self.zones], axis=0))
 
     def buddyinfo(self) -> npt.NDArray[np.int64]:
         """Return free blocks by zone and order, int64[zones, 11], as /proc/buddyinfo prints them."""

@@ -14,6 +14,7 @@ from vckernels.mmu import Target
 from vckernels.pagetable import PageTables
 from vclab.errors import ConfigurationError
 from vclab.presets import CpuPreset
+from vclab.state import copied
 from vclab.units import page_level
 
 
@@ -129,6 +130,5 @@ class Mmu:
         twin = object.__new__(Mmu)
         twin.cpu = self.cpu
         twin.levels = self.levels
-        tlb = tlb_kernels.Tlb(*(array.copy() for array in self.state.tlb))
-        twin.state = mmu_kernels.Mmu(tlb, self.state.regions.copy(), self.state.counters.copy())
+        twin.state = copied(self.state)
         return twin

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,9 +94,7 @@ class System:
         self.seed = seed
         self.direct_map_size = direct_map
         self.memory = _boot_memory(memory, recording)
-        self.page_tables = PageTables(
-            self.memory, levels, paging.physical_bits.value, "1G" in paging.page_sizes.value
-        )
+        self.page_tables = PageTables(self.memory, levels, paging.physical_bits.value, "1G" in paging.page_sizes.value)
         layout = next(space for space in self.linux.address_space if space.levels == levels)
         self.direct_map = DirectMap(self.page_tables, layout, level)
         self.vmalloc_area = VmallocArea(self.page_tables, layout, self.linux.guard_pages.value)
@@ -201,7 +200,7 @@ class System:
     def access(
         self,
         page: CompoundPage | Sequence[CompoundPage],
-        offsets: npt.ArrayLike | Iterable[npt.NDArray[np.int64]],
+        offsets: npt.ArrayLike | Iterable[npt.ArrayLike],
         write: bool = False,
         cpu: int = 0,
     ) -> AccessCost:
@@ -210,7 +209,7 @@ class System:
         Parameters
         ----------
         page : CompoundPage or sequence of them
-        offsets : int64[n] or an iterable of such arrays
+        offsets : int64[n], or an iterable of such arrays
             Byte offsets.
         write : bool
             Stores rather than loads.
@@ -240,7 +239,7 @@ class System:
         self,
         bases: npt.NDArray[np.uint64],
         nbytes: int,
-        offsets: npt.ArrayLike | Iterable[npt.NDArray[np.int64]],
+        offsets: npt.ArrayLike | Iterable[npt.ArrayLike],
         write: bool = False,
         cpu: int = 0,
         arrays: npt.NDArray[np.uint64] | None = None,
@@ -261,7 +260,6 @@ class System:
         array_nbytes : int
             Bytes that one page array describes, a power of two.
         """
-        batches = [offsets] if isinstance(offsets, np.ndarray | list | tuple) else offsets
         size = len(bases) * nbytes
         mmu = self.mmus[cpu]
         no_arrays = np.zeros(0, np.uint64)
@@ -272,10 +270,9 @@ class System:
             max(array_nbytes, 1).bit_length() - 1,
         )
         before = mmu.counters.copy()
-        for batch in batches:
-            chosen = np.ascontiguousarray(batch, np.int64).ravel()
+        for chosen in _batches(offsets):
             if len(chosen) and (int(chosen.min()) < 0 or int(chosen.max()) >= size):
-                raise ConfigurationError(f"an offset lies outside the {size} bytes accessed; offsets are 0 to {size - 1}")
+                raise ConfigurationError(f"an offset lies outside what is accessed; offsets are 0 to {size - 1}")
             mmu.access(self.page_tables.state, target, chosen, write)
         return AccessCost.of(mmu.counters - before, self.cpu, mmu.levels)
 
@@ -385,6 +382,15 @@ class System:
         return f"<table><caption>vclab system</caption>{cells}</table>"
 
 
+def _batches(offsets: Any) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the arrays of an iterable of arrays, or the one array that was given."""
+    one = isinstance(offsets, np.ndarray) or np.isscalar(offsets)
+    if isinstance(offsets, Sequence) and (not offsets or np.isscalar(offsets[0])):
+        one = True
+    for batch in [offsets] if one else offsets:
+        yield np.ascontiguousarray(batch, np.int64).ravel()
+
+
 def _boot_memory(memory: str | int, recording: str) -> Memory:
     if memory == RECORDED:
         return Memory([recorded_zone(recordings.load(recording))])
@@ -396,4 +402,3 @@ def _boot_memory(memory: str | int, recording: str) -> Memory:
             f"or {RECORDED!r}"
         )
     return Memory([empty_zone(nbytes >> PAGE_SHIFT)])
-

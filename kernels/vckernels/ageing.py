@@ -170,9 +170,7 @@ def _schedule(population: Population, frame: int, lifetime: int) -> None:
 
 
 @kernel
-def settle(
-    population: Population, frames: npt.NDArray[np.int64], kind: int, rng: np.random.Generator
-) -> None:
+def settle(population: Population, frames: npt.NDArray[np.int64], kind: int, rng: np.random.Generator) -> None:
     """Give blocks that are allocated already (first frames int64[n]) lifetimes from now on, of one class."""
     for i in range(len(frames)):
         _schedule(population, frames[i], _draw_lifetime(population, kind, rng))

@@ -274,9 +274,7 @@ def take_at(buddy: Buddy, frame: int, order: int, migratetype: int) -> int:
 
 
 @kernel
-def free_at_boot(
-    buddy: Buddy, frames: npt.NDArray[np.int64], orders: npt.NDArray[np.int8], to_tail: bool
-) -> int:
+def free_at_boot(buddy: Buddy, frames: npt.NDArray[np.int64], orders: npt.NDArray[np.int8], to_tail: bool) -> int:
     """Put blocks of holes on the free lists as they are, without merging; return a status.
 
     Parameters
@@ -347,3 +345,21 @@ def usable_frames(buddy: Buddy, order: int) -> int:
         for migratetype in range(TYPES):
             total += buddy.free_blocks[high, migratetype] << high
     return total
+
+
+@kernel
+def describe_frames(buddy: Buddy, states: npt.NDArray[np.uint8]) -> None:
+    """Write each frame's state into uint8[frames]: 0-10 free in a block of that order, 16 + migratetype allocated.
+
+    255 stands for a hole.
+    """
+    frame = 0
+    while frame < len(buddy.state):
+        state = np.int64(buddy.state[frame])
+        if state < 0:
+            states[frame] = 255
+            frame += 1
+            continue
+        order = state & 15
+        states[frame : frame + (1 << order)] = state if state < ALLOCATED else 16 + ((state - ALLOCATED) >> 4)
+        frame += 1 << order

@@ -103,9 +103,7 @@ def leaf_frame(word: np.uint64, level: int) -> int:
 
 
 @kernel(inline=True)
-def reserved_bits(
-    word: np.uint64, level: int, physical_bits: int, gigabyte_pages: bool, no_execute: bool
-) -> np.uint64:
+def reserved_bits(word: np.uint64, level: int, physical_bits: int, gigabyte_pages: bool, no_execute: bool) -> np.uint64:
     """Return the bits of a present word that must be zero and are not.
 
     Parameters

@@ -12,11 +12,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import llvmlite
 import numba
-from numba.core import config
+from llvmlite import binding
+from numba.core import config as numba_config
+
+# Numba fills this module in from the environment, so its attributes are not in the text.
+config: Any = numba_config
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -28,7 +32,7 @@ def code_digest() -> str:
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    processor = (config.CPU_NAME or numba.core.codegen.ll.get_host_cpu_name(), config.CPU_FEATURES or "")
+    processor = (config.CPU_NAME or binding.get_host_cpu_name(), config.CPU_FEATURES or "")
     versions = (numba.__version__, llvmlite.__version__, sys.version)
     digest.update(repr((versions, processor, [os.environ.get(switch) for switch in _SWITCHES])).encode())
     return digest.hexdigest()[:20]
@@ -53,9 +57,7 @@ _CACHE_DIRECTORY = cache_directory()
 def kernel(function: Function) -> Function: ...
 @overload
 def kernel(*, inline: bool) -> Callable[[Function], Function]: ...
-def kernel(
-    function: Function | None = None, *, inline: bool = False
-) -> Function | Callable[[Function], Function]:
+def kernel(function: Function | None = None, *, inline: bool = False) -> Function | Callable[[Function], Function]:
     """Compile a function without the interpreter, release the GIL, keep the machine code.
 
     Parameters
@@ -74,7 +76,7 @@ def kernel(
             # Without Numba's reference counts: they cost more than the work (two atomic operations per array and
             # call), and what cannot count references cannot allocate either, so kernels never do.
             compiler = numba.njit(cache=True, nogil=True, forceinline=inline, _nrt=False)
-            return compiler(body)  # type: ignore[no-any-return]
+            return compiler(body)
         finally:
             config.CACHE_DIR = before
 

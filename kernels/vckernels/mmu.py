@@ -113,9 +113,7 @@ def _touch(mmu: Mmu, tables: PageTables, page: int, write: bool) -> None:
 
 
 @kernel
-def access(
-    mmu: Mmu, tables: PageTables, target: Target, offsets: npt.NDArray[np.int64], write: bool
-) -> None:
+def access(mmu: Mmu, tables: PageTables, target: Target, offsets: npt.NDArray[np.int64], write: bool) -> None:
     """Access each offset in turn.
 
     Parameters

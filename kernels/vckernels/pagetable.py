@@ -228,9 +228,7 @@ def walk_many(
 
 
 @kernel
-def translate_many(
-    tables: PageTables, addresses: npt.NDArray[np.uint64], physical: npt.NDArray[np.int64]
-) -> None:
+def translate_many(tables: PageTables, addresses: npt.NDArray[np.uint64], physical: npt.NDArray[np.int64]) -> None:
     """Write the physical address of each virtual one, -1 where none is mapped. Sets no accessed bits."""
     for i in range(len(addresses)):
         frame, _, _, _ = walk(tables, addresses[i], False, False, False, False)
@@ -363,9 +361,7 @@ def map_range(
 
 
 @kernel
-def unmap_range(
-    tables: PageTables, address: np.uint64, count: int, level: int, frames: npt.NDArray[np.int64]
-) -> int:
+def unmap_range(tables: PageTables, address: np.uint64, count: int, level: int, frames: npt.NDArray[np.int64]) -> int:
     """Clear the leaves of a range, keeping its tables; return a status.
 
     Parameters

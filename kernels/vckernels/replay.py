@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from vckernels.buddy import (
     INSIDE,
-    MAX_ORDER,
     ORDERS,
     PAGEBLOCK_FRAMES,
     PAGEBLOCK_ORDER,
@@ -27,7 +26,6 @@ from vckernels.buddy import (
     merge_and_insert,
     take_at,
 )
-from vckernels.causes import Status
 from vckernels.claim import MODE_NORMAL, allocate, move_free_blocks
 from vckernels.jit import kernel
 
@@ -217,7 +215,7 @@ def follow(
             take_at(buddy, frame, fallback_order, migratetype)
             for part in range(frame, frame + (1 << fallback_order), PAGEBLOCK_FRAMES):
                 buddy.pageblock[part >> PAGEBLOCK_ORDER] = migratetype
-            _split_taken(buddy, frame, fallback_order, order, migratetype)
+            _split_taken(buddy, frame, fallback_order, order)
         elif operation == ZONE_FREE or operation == ZONE_DRAIN:
             if _any_free(buddy, frame, order):
                 counts[Count.FREES_SKIPPED] += 1
@@ -231,8 +229,8 @@ def follow(
 
 
 @kernel(inline=True)
-def _split_taken(buddy: Buddy, frame: int, high: int, order: int, migratetype: int) -> None:
-    """Give a taken block's upper halves to a type's lists until its low end has the order wanted."""
+def _split_taken(buddy: Buddy, frame: int, high: int, order: int) -> None:
+    """Give a taken block's upper halves back until its low end has the order wanted."""
     buddy.state[frame] = INSIDE
     for part in range(high - 1, order - 1, -1):
         merge_and_insert(buddy, frame + (1 << part), part)

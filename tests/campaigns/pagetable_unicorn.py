@@ -2,9 +2,10 @@
 
 Run ``python -m tests.campaigns.pagetable_unicorn --share 1.0 --seed 1``: 250,000 accesses for each of 4 and
 5 levels. Trees are built by the kernels, then words are damaged one by one; each access goes through the
-kernel, through Unicorn on the same bytes and through the plain walk of :mod:`tests.oracles.pagetable`. Compared
-are the vector, CR2, the error code, the word loaded, fetched or stored, and after each batch every table word.
-One difference is allowed and counted: QEMU sets the accessed bit of a 1G leaf before it refuses the access.
+kernel, through Unicorn on the same bytes and through the plain walk of :mod:`tests.oracles.pagetable`.
+Compared are the vector, CR2, the error code, the word loaded, fetched or stored, and after each batch every
+table word. One difference is allowed and counted: QEMU sets the accessed bit of a 1G leaf before it refuses
+the access.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from tests.oracles import pagetable as plain
+from tests.oracles.unicorn_mmu import NO_MEMORY, PHYSICAL_BITS, Answer, UnicornMmu, fetched_number, token
 from vckernels import entry, pagetable
 from vckernels.entry import Fault
 from vckernels.pagetable import Control, PageTables
 
-from tests.oracles import pagetable as plain
-from tests.oracles.unicorn_mmu import NO_MEMORY, PHYSICAL_BITS, Answer, UnicornMmu, fetched_number, token
-
 ACCESSES_PER_LEVEL = 250_000
-BATCHES_PER_TREE = 10
+BATCHES_PER_TREE = 5
 BATCH = 250
 SPACE = 1 << 64
 ACCESS_BITS = 1 << 5 | 1 << 6
@@ -129,21 +130,23 @@ class Tree:
         self.levels = levels
         self.tally = tally
         self.number = number
-        self.tables, self.regions = build(rng, levels)
-        self.rows = int(self.tables.control[Control.TABLES])
-        self.frames = self.tables.frames[: self.rows]
+        tables, self.regions = build(rng, levels)
+        self.rows = int(tables.control[Control.TABLES])
+        self.frames = tables.frames[: self.rows]
+        # No spare rows: an index that runs off the end then meets a real table.
+        self.tables = tables._replace(words=tables.words[: self.rows].copy(), frames=self.frames.copy())
         self.root = int(self.frames[0])
-        self.pristine = self.tables.words[: self.rows].copy()
+        self.pristine = self.tables.words.copy()
         self.mmu = UnicornMmu(self.frames, self.pristine, self.root << 12, levels, MEMORY)
         for first, nbytes in MARKED:
             self.mmu.fill(first, nbytes)
         self.damaged: list[int] = []
 
     def run(self) -> None:
-        """Do all batches, on tables with ever more damage and under control bits that take turns."""
+        """Do all batches, on tables damaged anew and under control bits that take turns."""
         for number in range(BATCHES_PER_TREE):
-            if number % 5 == 0:
-                self.tables.words[: self.rows] = self.pristine
+            if number % 2 == 0:
+                self.tables.words[:] = self.pristine
                 self.damaged.clear()
             for _ in range(4):
                 self.damage()
@@ -158,7 +161,7 @@ class Tree:
     def batch(self, name: str, rules: plain.Rules) -> None:
         """Do one batch of accesses and compare everything."""
         memory = self.memory()
-        self.mmu.set_tables(self.tables.words[: self.rows])
+        self.mmu.set_tables(self.tables.words)
         done: list[Access] = []
         while len(done) < BATCH:
             access = self.access(memory, rules)
@@ -172,7 +175,7 @@ class Tree:
 
     def memory(self) -> plain.Memory:
         """Return a copy of the tables for the plain walk."""
-        rows = self.tables.words[: self.rows].tolist()
+        rows = self.tables.words.tolist()
         return {int(frame): row for frame, row in zip(self.frames, rows, strict=True)}
 
     def access(self, memory: plain.Memory, rules: plain.Rules) -> Access | None:
@@ -209,9 +212,7 @@ class Tree:
     ) -> plain.Walk:
         """Walk by the rules."""
         write, fetch = kind == "write", kind == "fetch"
-        return plain.walk(
-            memory, self.root, address, rules, write=write, user=user, fetch=fetch, update=update
-        )
+        return plain.walk(memory, self.root, address, rules, write=write, user=user, fetch=fetch, update=update)
 
     def expect(
         self, memory: plain.Memory, rules: plain.Rules, address: int, kind: str, user: bool
@@ -255,17 +256,14 @@ class Tree:
 
     def compare_words(self, done: list[Access], memory: plain.Memory) -> Iterator[str]:
         """Hold all table words after a batch against each other; yield what differs."""
-        ours = self.tables.words[: self.rows]
+        ours = self.tables.words
         plain_words = np.array([memory[int(frame)] for frame in self.frames], np.uint64)
         for row, index in np.argwhere(ours != plain_words):
             yield f"word {row},{index} is {ours[row, index]:#x}, by the rules {plain_words[row, index]:#x}"
         theirs = self.mmu.tables()
         refused = {access.expected.path[-1] for access in done if refused_gigabyte(access)}
         for row, index in np.argwhere(ours != theirs):
-            if (
-                theirs[row, index] == ours[row, index] | entry.ACCESSED
-                and (self.frames[row], index) in refused
-            ):
+            if theirs[row, index] == ours[row, index] | entry.ACCESSED and (self.frames[row], index) in refused:
                 self.tally.counts["accessed bit on a refused 1G leaf"] += 1
             else:
                 yield f"word {row},{index} is {ours[row, index]:#x}, in Unicorn {theirs[row, index]:#x}"
@@ -342,7 +340,7 @@ class Tree:
         virtual, _ = region.leaf(number)
         memory = self.memory()
         path = plain.walk(memory, self.root, virtual, plain.Rules(self.levels, PHYSICAL_BITS)).path
-        depth = max(0, len(path) - int(rng.geometric(0.6)))
+        depth = max(0, len(path) - int(rng.geometric(0.5)))
         frame, index = path[depth]
         if frame not in memory:
             return
@@ -387,25 +385,30 @@ def sign_extended(address: int, levels: int) -> int:
 def damaged(rng: np.random.Generator, word: int, level: int, table_frames: npt.NDArray[np.int64]) -> int:
     """Return a word with one thing changed in it."""
     choice = rng.random()
-    large = 1 << 7
+    large, address = 1 << 7, 0xFF_FFFF_FFFF << 12
+    if level >= 4 and rng.random() < 0.3:
+        return (word | large) & ~(address if choice < 0.7 else 0)
     if choice < 0.12:
         return word & ~1
     if choice < 0.34:
         return word ^ 1 << int(rng.choice((1, 2, 63)))
     if choice < 0.46:
-        return word | 1 << int(rng.integers(PHYSICAL_BITS, 52))
+        first = PHYSICAL_BITS - 1  # the last bit that is still allowed, and the first that is not
+        return word | 1 << int(rng.choice((first, first + 1, rng.integers(PHYSICAL_BITS, 52))))
     if choice < 0.58 and level in (2, 3):
         return word | large | 1 << int(rng.integers(13, 12 + 9 * (level - 1)))
-    if choice < 0.68:
+    if choice < 0.64:
         return word ^ large
+    if choice < 0.68:
+        return (word | large) & ~address
     if choice < 0.80:
         return word ^ 1 << int(rng.integers(64))
     if choice < 0.86:
         return word ^ 1 << int(rng.choice((3, 4, 5, 6, 8, 9, 10, 11, 52, 58, 59, 62)))
     if choice < 0.93:
-        return word & ~(0xFFFF_FFFF << 12) | int(rng.choice(table_frames)) << 12 | 1
+        return word & ~address | int(rng.choice(table_frames)) << 12 | 1
     if choice < 0.98:
-        return word & ~(0xFFFF_FFFF << 12) | int(rng.choice(SMALL_TARGETS)) << 12
+        return word & ~address | int(rng.choice(SMALL_TARGETS)) << 12
     return int(rng.integers(SPACE, dtype=np.uint64))
 
 

@@ -268,9 +268,7 @@ class UnicornMmu:
     def _cr4(self, smep: bool, smap: bool) -> int:
         return 0x220 | (self.levels == 5) << 12 | smep << 20 | smap << 21
 
-    def _with_controls(
-        self, mode: State, write_protect: bool, no_execute: bool, smep: bool, smap: bool
-    ) -> State:
+    def _with_controls(self, mode: State, write_protect: bool, no_execute: bool, smep: bool, smap: bool) -> State:
         uc = self._uc
         uc.context_restore(mode)
         uc.msr_write(_EFER, 0x501 | no_execute << 11)

@@ -182,9 +182,7 @@ def test_address_spaces_end_where_the_kernel_says() -> None:
 def test_unknown_names_list_what_exists() -> None:
     with pytest.raises(ConfigurationError) as caught:
         presets.cpu("zen9")
-    assert (
-        str(caught.value) == f"cpu preset 'zen9' does not exist; there are {', '.join(presets.cpu_names())}"
-    )
+    assert str(caught.value) == f"cpu preset 'zen9' does not exist; there are {', '.join(presets.cpu_names())}"
     for name in ("../linux/6.18", "", "zen3.toml"):
         with pytest.raises(ConfigurationError, match="does not exist"):
             presets.cpu(name)
@@ -249,9 +247,7 @@ def test_mangled_cpu_file_is_refused(tmp_path: Path, old: str, new: str, field: 
     ],
 )
 def test_mangled_linux_file_is_refused(tmp_path: Path, old: str, new: str, field: str) -> None:
-    assert f", field {field}: " in refusal(
-        mangled(tmp_path, LINUX_FOLDER / "6.18.toml", old, new), LinuxPreset
-    )
+    assert f", field {field}: " in refusal(mangled(tmp_path, LINUX_FOLDER / "6.18.toml", old, new), LinuxPreset)
 
 
 def test_what_is_no_toml_is_refused(tmp_path: Path) -> None:

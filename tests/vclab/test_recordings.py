@@ -66,9 +66,7 @@ def type_text(columns: int = 11) -> str:
         for zone in ZONES
         for name in TYPES
     )  # fmt: skip
-    blocks = "".join(
-        f"Node 0, zone {zone:>8} {row:>6} {row + 1:>6} {row + 2:>6}\n" for row, zone in enumerate(ZONES)
-    )
+    blocks = "".join(f"Node 0, zone {zone:>8} {row:>6} {row + 1:>6} {row + 2:>6}\n" for row, zone in enumerate(ZONES))
     heading = f"Free pages count per migrate type at order {' '.join(map(str, range(columns)))}\n"
     counts = f"Number of blocks type {' '.join(TYPES)}\n{blocks}"
     return f"Page block order: 9\nPages per block:  512\n\n{heading}{free}\n{counts}"
@@ -133,10 +131,7 @@ def stream_columns(events: Sequence[tuple[int, ...]]) -> dict[str, np.ndarray]:
         "extra": "u2",
     }
     columns = zip(*events, strict=True) if events else [[]] * 7
-    arrays = {
-        name: integer(list(column), dtype)
-        for (name, dtype), column in zip(kinds.items(), columns, strict=True)
-    }
+    arrays = {name: integer(list(column), dtype) for (name, dtype), column in zip(kinds.items(), columns, strict=True)}
     return {"t0_ns": integer(123, "<i8"), **arrays}
 
 
@@ -173,9 +168,7 @@ def differing(one: Any, other: Any, name: str = "") -> list[str]:
     """Names of the fields in which two recordings differ; dtypes and shapes count."""
     if is_dataclass(one) and type(one) is type(other):
         parts = [field.name for field in fields(one) if field.name not in ("name", "path") or name]
-        return [
-            found for part in parts for found in differing(getattr(one, part), getattr(other, part), part)
-        ]
+        return [found for part in parts for found in differing(getattr(one, part), getattr(other, part), part)]
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         same = one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())
         return [] if same else [name]
@@ -292,9 +285,7 @@ def test_shipped_allocated_blocks_agree_with_the_kernels_own_sums(shipped: Recor
     assert frames[FrameKind.SLAB] == pytest.approx(105_006 + 14_992, rel=0.02)
     assert frames[FrameKind.PAGE_TABLE] == pytest.approx(2_494, rel=0.01)
     huge = allocated.orders == 9
-    assert (
-        int((huge & (allocated.kinds == FrameKind.ANONYMOUS)).sum()) == 2048
-    )  # nr_anon_transparent_hugepages
+    assert int((huge & (allocated.kinds == FrameKind.ANONYMOUS)).sum()) == 2048  # nr_anon_transparent_hugepages
     assert int((huge & (allocated.kinds == FrameKind.FILE)).sum()) == 426  # nr_file_hugepages
 
 
@@ -333,10 +324,7 @@ def test_small_folder_is_read_as_written(folder: Path) -> None:
     assert recording.events_elsewhere == 1 and recording.duration == 2.0
     assert recording.stream.frame.tolist() == [2048, 2056, 2560, 2048, 4000]
     assert recording.stream.migratetype.tolist() == [1, 0, 0, 1, -1]
-    assert (
-        list(zip(recording.free_before.frames, recording.free_before.orders, strict=True))
-        == BLOCKS_BEFORE[1:]
-    )
+    assert list(zip(recording.free_before.frames, recording.free_before.orders, strict=True)) == BLOCKS_BEFORE[1:]
     assert recording.pageblock_types == {"Unmovable": 1, "Movable": 2, "Reclaimable": 3}
     assert recording.free_by_type[2].tolist() == [100_000] + [7] * 10
     assert recording.free_by_type_capped.tolist() == [[1] + [0] * 10] * 3
@@ -383,9 +371,7 @@ def test_optional_parts_may_be_missing(folder: Path, tmp_path: Path) -> None:
     (folder / "post_snapshot.npz").unlink()
     (folder / "post_buddyinfo_before.txt").unlink()
     columns = snapshot_columns(BLOCKS_BEFORE)
-    write_npz(
-        folder / "pre_snapshot.npz", {name: columns[name] for name in ("npfn", "block_pfn", "block_order")}
-    )
+    write_npz(folder / "pre_snapshot.npz", {name: columns[name] for name in ("npfn", "block_pfn", "block_order")})
     write_npz(folder / "zone_stream.npz", stream_columns([]))
     recording = recordings.load(folder)
     assert recording.free_after is None and recording.buddyinfo_end is None and recording.duration == 0.0
@@ -411,9 +397,7 @@ def test_digest_changes_with_any_content(folder: Path) -> None:
     assert replace(recording, name="x", path=Path("y")).digest == recording.digest
 
 
-def test_save_replaces_whole_or_not_at_all(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_save_replaces_whole_or_not_at_all(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recording = recordings.load(folder)
     out = tmp_path / "out.npz"
     out.write_bytes(b"old")
@@ -446,9 +430,7 @@ def test_pack_writes_a_compact_file_or_says_why_not(
 def test_recordings_import_no_compiler() -> None:
     code = "import sys, vclab.recordings; print([m for m in ('numba', 'vckernels') if m in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
 
@@ -520,9 +502,7 @@ def test_runs_become_the_same_blocks_as_frame_by_frame(
     found = allocated_blocks(first, end, free, coded, npfn)
     free_frames = {frame for start, order in blocks for frame in range(start, start + (1 << order))}
     expected = slow_allocated(first, end, free_frames, flags + [RESERVED] * beyond)
-    assert (
-        list(zip(found.frames.tolist(), found.orders.tolist(), found.kinds.tolist(), strict=True)) == expected
-    )
+    assert list(zip(found.frames.tolist(), found.orders.tolist(), found.kinds.tolist(), strict=True)) == expected
 
 
 def sum_end(block: tuple[int, int]) -> int:
@@ -640,9 +620,7 @@ def changed(folder: Path, file: str, **columns: np.ndarray | None) -> None:
     """Write an archive of the small recording with some columns changed, or left out."""
     blocks = {"pre_snapshot.npz": BLOCKS_BEFORE, "post_snapshot.npz": BLOCKS_AFTER}
     whole = snapshot_columns(blocks[file]) if file in blocks else stream_columns(EVENTS)
-    write_npz(
-        folder / file, {name: column for name, column in {**whole, **columns}.items() if column is not None}
-    )
+    write_npz(folder / file, {name: column for name, column in {**whole, **columns}.items() if column is not None})
 
 
 def with_event(row: int, **values: int) -> dict[str, np.ndarray]:
@@ -896,9 +874,7 @@ def test_every_member_that_is_not_optional_is_needed(folder: Path, tmp_path: Pat
     columns = compact_columns(folder)
     optional = {"after_frame", "buddyinfo_end"}
     for name in columns:
-        write_npz(
-            tmp_path / "less.npz", {other: column for other, column in columns.items() if other != name}
-        )
+        write_npz(tmp_path / "less.npz", {other: column for other, column in columns.items() if other != name})
         if name in optional:
             recordings.load(tmp_path / "less.npz")
         else:
@@ -955,10 +931,7 @@ def test_hostile_headers_are_refused(content: bytes, pattern: str, tmp_path: Pat
 
 
 def test_other_integer_layouts_are_read(folder: Path, tmp_path: Path) -> None:
-    columns = {
-        name: column.astype(column.dtype.newbyteorder(">"))
-        for name, column in compact_columns(folder).items()
-    }
+    columns = {name: column.astype(column.dtype.newbyteorder(">")) for name, column in compact_columns(folder).items()}
     with zipfile.ZipFile(tmp_path / "other.npz", "w", zipfile.ZIP_DEFLATED) as output:
         for name, column in columns.items():
             with output.open(f"{name}.npy", "w") as member:
@@ -1022,9 +995,7 @@ FILES = [*NEEDED, "post_snapshot.npz", "post_buddyinfo_before.txt", "compact.npz
 
 @quick
 @given(file=st.sampled_from(FILES), data=st.data())
-def test_damage_is_refused_or_does_no_harm(
-    victims: tuple[Path, Path, Path], file: str, data: st.DataObject
-) -> None:
+def test_damage_is_refused_or_does_no_harm(victims: tuple[Path, Path, Path], file: str, data: st.DataObject) -> None:
     whole, damaged, compact = victims
     original = (compact if file == "compact.npz" else whole / file).read_bytes()
     content = bytearray(original)
@@ -1051,9 +1022,7 @@ def test_damage_is_refused_or_does_no_harm(
 
 @quick
 @given(data=st.data())
-def test_hostile_columns_are_refused_or_do_no_harm(
-    victims: tuple[Path, Path, Path], data: st.DataObject
-) -> None:
+def test_hostile_columns_are_refused_or_do_no_harm(victims: tuple[Path, Path, Path], data: st.DataObject) -> None:
     """Columns of a compact file replaced by numbers that the format can hold, checksums being right."""
     with np.load(victims[2], allow_pickle=False) as stored:
         columns = dict(stored)

@@ -204,7 +204,7 @@ def write_archive(path: Path, members: Mapping[str, NDArray[Any]]) -> None:
                     np.lib.format.write_array(content, array, version=(1, 0), allow_pickle=False)
                     info = zipfile.ZipInfo(f"{name}.npy")
                     archive.writestr(info, content.getvalue(), compress_type=zipfile.ZIP_LZMA)
-            os.replace(temporary, path)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:

@@ -170,9 +170,7 @@ def read_pagetypeinfo(path: Path) -> PageTypeInfo:
     return PageTypeInfo(
         zone_names=tuple(free),
         type_names=type_names,
-        counts=np.array(
-            [[[int(word.lstrip(">")) for word in row] for row in rows] for rows in table], np.int64
-        ),
+        counts=np.array([[[int(word.lstrip(">")) for word in row] for row in rows] for rows in table], np.int64),
         capped=np.array([[[word[0] == ">" for word in row] for row in rows] for rows in table], np.uint8),
         pageblocks=np.array([pageblocks[label] for label in free], dtype=np.int64),
     )
@@ -249,6 +247,4 @@ def _count(word: str, where: str) -> int:
 def _check_order_columns(row: list[int] | list[str], first_row: list[int] | list[str], where: str) -> None:
     """Refuse a row by order that has too few or too many columns, or other than the file's first one."""
     if len(row) not in _ORDER_COLUMNS or len(row) != len(first_row):
-        raise refusal(
-            f"{len(row)} counts by order", where, "every line has the same number of them, 10 to 13"
-        )
+        raise refusal(f"{len(row)} counts by order", where, "every line has the same number of them, 10 to 13")
