@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vckernels import ageing as kernels
 from vckernels.ageing import Bounds, Clock, Population
-from vckernels.buddy import ALLOCATED, free_frames, usable_frames
+from vckernels.buddy import ALLOCATED, MAX_ORDER, free_frames, usable_frames
 from vclab import recordings
 from vclab.errors import ConfigurationError, FragmentationNotReached
 from vclab.memory import Zone
@@ -40,9 +40,9 @@ class Law:
     arrivals : int8[n]
         Class of each recorded allocation.
     orders, migratetypes : int8[classes]
-        The last class is what was allocated before the recording began.
-    quantiles : int64[classes, QUANTILES]
-        Lifetimes in ticks, -1 beyond the recording.
+    quantiles : int64[classes + 11, QUANTILES]
+        Lifetimes in ticks, -1 beyond the recording. The last eleven are what was left of the lives of blocks that
+        were there when the recording began, by order.
     rate : float
         Allocations a tick and recorded frame.
     window : int
@@ -109,19 +109,19 @@ def learn(source: str) -> Law:
         kaplan_meier(lifetimes[events][arrivals == kind], ended[events][arrivals == kind] == 1, QUANTILES)
         for kind in range(len(classes))
     ]
-    # Whatever was allocated before is a class of its own: its age is unknown, its deaths in the window are not.
-    before = np.ones(recording.frames, np.bool_)
-    for frames, orders in [(recording.free_before.frames - recording.first_frame, recording.free_before.orders)]:
-        edges = np.zeros(recording.frames + 1, np.int64)
-        np.add.at(edges, frames, 1)
-        np.add.at(edges, frames + (1 << orders.astype(np.int64)), -1)
-        before &= np.cumsum(edges[:-1]) == 0
-    deaths = first_deaths[before]
-    curves.append(kaplan_meier(np.where(deaths >= 0, deaths, end), deaths >= 0, QUANTILES))
+    # What was allocated before is a class of its own by order: its age is unknown, its deaths in the window are not.
+    old = recording.allocated
+    deaths = first_deaths[old.frames - recording.first_frame]
+    for order in range(MAX_ORDER + 1):
+        chosen = deaths[old.orders == order]
+        if len(chosen):
+            curves.append(kaplan_meier(np.where(chosen >= 0, chosen, end), chosen >= 0, QUANTILES))
+        else:
+            curves.append(curves[-1])
     return Law(
         arrivals=arrivals.astype(np.int8),
-        orders=np.append(classes // 8, 0).astype(np.int8),
-        migratetypes=np.append(classes % 8, 0).astype(np.int8),
+        orders=(classes // 8).astype(np.int8),
+        migratetypes=(classes % 8).astype(np.int8),
         quantiles=np.array(curves),
         rate=len(events) / end / recording.frames,
         window=end,
@@ -198,7 +198,9 @@ class Ageing:
         old = self.zone.buddy.state >= ALLOCATED
         if keep is not None:
             old &= ~keep
-        kernels.settle(self.population, np.flatnonzero(old), len(self.law.orders) - 1, self.rng)
+        frames = np.flatnonzero(old)
+        kinds = len(self.law.orders) + (self.zone.buddy.state[frames] & 15).astype(np.int64)
+        kernels.settle(self.population, frames, kinds, self.rng)
 
     def _until(
         self,

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from vckernels import buddy as buddy_kernels
 from vckernels import replay as replay_kernels
-from vckernels.buddy import INSIDE, PAGEBLOCK_ORDER, Buddy, Migratetype
+from vckernels.buddy import INSIDE, MAX_ORDER, PAGEBLOCK_ORDER, Buddy, Migratetype
 from vckernels.causes import Status
 from vckernels.replay import Stream
 from vclab.errors import RecordingError
@@ -35,10 +35,15 @@ def pageblock_types(recording: Recording, stream: Stream) -> tuple[npt.NDArray[n
     """Return each pageblock's migratetype before the stream, and how many of them no event named.
 
     A block map does not tell types. The first event in a pageblock does; where there is none, a pageblock
-    counts as movable, as all are at boot.
+    counts as movable, as all are at boot. The two pageblocks of a free block of order 10 lie on one list, so the
+    first one's event, else the second one's, tells for both.
     """
     types = np.empty(-(-recording.frames >> PAGEBLOCK_ORDER), np.int8)
     replay_kernels.learn_types(stream, types)
+    whole = recording.free_before.frames[recording.free_before.orders == MAX_ORDER] - recording.first_frame
+    first = whole >> PAGEBLOCK_ORDER
+    types[first] = np.where(types[first] == replay_kernels.UNKNOWN_TYPE, types[first + 1], types[first])
+    types[first + 1] = types[first]
     unknown = types == replay_kernels.UNKNOWN_TYPE
     types[unknown] = Migratetype.MOVABLE
     return types, int(unknown.sum())

@@ -52,7 +52,7 @@ class Population(NamedTuple):
     arrivals : int8[n]
         Class of every recorded allocation.
     orders, migratetypes : int8[classes]
-    quantiles : int64[classes, q]
+    quantiles : int64[classes or more, q]
         Lifetimes in ticks at q equal steps of probability, ascending; ``OUTLIVED`` beyond the recording.
     tail : int64[2]
         Ticks from which and to which the tail is spread, evenly in the logarithm; an end of 0 means never.
@@ -170,10 +170,12 @@ def _schedule(population: Population, frame: int, lifetime: int) -> None:
 
 
 @kernel
-def settle(population: Population, frames: npt.NDArray[np.int64], kind: int, rng: np.random.Generator) -> None:
-    """Give blocks that are allocated already (first frames int64[n]) lifetimes from now on, of one class."""
+def settle(
+    population: Population, frames: npt.NDArray[np.int64], kinds: npt.NDArray[np.int64], rng: np.random.Generator
+) -> None:
+    """Give blocks that are allocated already (first frames int64[n]) lifetimes from now on (rows of quantiles)."""
     for i in range(len(frames)):
-        _schedule(population, frames[i], _draw_lifetime(population, kind, rng))
+        _schedule(population, frames[i], _draw_lifetime(population, kinds[i], rng))
 
 
 @kernel

@@ -282,7 +282,7 @@ def free_at_boot(buddy: Buddy, frames: npt.NDArray[np.int64], orders: npt.NDArra
     buddy : Buddy
         Mutated.
     frames : int64[n]
-        First frames, each a multiple of its block's size. On each list the last block given ends at the head,
+        First frames, each a multiple of its block's size; the pageblocks of one block have one type. On each list the last block given ends at the head,
         or at the tail with ``to_tail``.
     orders : int8[n]
     """

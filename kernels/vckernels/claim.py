@@ -302,7 +302,7 @@ def audit(buddy: Buddy, lengths: npt.NDArray[np.int64]) -> int:
     """Return 0 if every frame is in exactly one state and every list is whole, else the number of a check.
 
     1: a block overlaps another or leaves the zone; 2: a block is not aligned; 3: a free block lies on another list
-    than its pageblock's; 4: a list's length or links are wrong; 5: two free buddies were not merged. ``lengths``
+    than its pageblocks'; 4: a list's length or links are wrong; 5: two free buddies were not merged. ``lengths``
     (int64[ORDERS, TYPES]) is overwritten with the number of free blocks found in the zone.
     """
     lengths[:] = 0
@@ -326,6 +326,8 @@ def audit(buddy: Buddy, lengths: npt.NDArray[np.int64]) -> int:
         if state < ALLOCATED:
             migratetype = np.int64(buddy.pageblock[frame >> PAGEBLOCK_ORDER])
             lengths[order, migratetype] += 1
+            if order > PAGEBLOCK_ORDER and buddy.pageblock[(frame >> PAGEBLOCK_ORDER) + 1] != migratetype:
+                return 3
             other = frame ^ (1 << order)
             if order < PAGEBLOCK_ORDER and other < total and buddy.state[other] == order:
                 return 5

@@ -273,7 +273,8 @@ def survey(tables: PageTables, address: np.uint64, count: int, level: int) -> in
     """
     levels = tables.control[Control.LEVELS]
     shift = entry.level_shift(level)
-    if address & ((np.uint64(1) << shift) - np.uint64(1)) != entry.ZERO or count < 1:
+    most = 1 << (9 * (levels - level + 1) - 1)  # leaves in one half of the address space
+    if address & ((np.uint64(1) << shift) - np.uint64(1)) != entry.ZERO or count < 1 or count > most:
         return -np.int64(Status.OUT_OF_RANGE)
     last = address + (np.uint64(count - 1) << shift)
     if last < address or not is_canonical(address, levels) or not is_canonical(last, levels):

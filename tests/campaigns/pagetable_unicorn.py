@@ -394,7 +394,7 @@ def damaged(rng: np.random.Generator, word: int, level: int, table_frames: npt.N
         return word ^ 1 << int(rng.choice((1, 2, 63)))
     if choice < 0.46:
         first = PHYSICAL_BITS - 1  # the last bit that is still allowed, and the first that is not
-        return word | 1 << int(rng.choice((first, first + 1, rng.integers(PHYSICAL_BITS, 52))))
+        return word | 1 << int(rng.choice([first, first + 1, int(rng.integers(PHYSICAL_BITS, 52))]))
     if choice < 0.58 and level in (2, 3):
         return word | large | 1 << int(rng.integers(13, 12 + 9 * (level - 1)))
     if choice < 0.64:

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from unicorn import Uc, UcError
+import unicorn
 from unicorn import unicorn_const as engine
 from unicorn import x86_const as x86
 
 State = Any
 """A saved processor; Unicorn's classes carry no types."""
+_library: Any = unicorn
 
 PHYSICAL_BITS = 40
 NO_MEMORY = -1
@@ -113,7 +114,7 @@ class UnicornMmu:
         if len(free) == 0:
             raise ValueError("the root table has no unused word for the emulator's own code")
         self.slot = int(free[-1])
-        self._uc: Any = Uc(engine.UC_ARCH_X86, engine.UC_MODE_64, cpu=x86.UC_CPU_X86_ICELAKE_SERVER)
+        self._uc = _library.Uc(engine.UC_ARCH_X86, engine.UC_MODE_64, cpu=x86.UC_CPU_X86_ICELAKE_SERVER)
         self._uc.ctl_tlb_mode(engine.UC_TLB_CPU)
         self.memory = _merged([*memory, *((address, 4096) for address in self._addresses)])
         for first, nbytes in [*self.memory, (_OWN_MEMORY, 0x1_0000)]:
@@ -210,7 +211,7 @@ class UnicornMmu:
         uc.reg_write(x86.UC_X86_REG_RCX, rcx)
         try:
             uc.emu_start(begin, until)
-        except UcError as error:
+        except _library.UcError as error:
             if error.errno not in _UNMAPPED:
                 raise
             return Answer(NO_MEMORY, None, None, None)

@@ -1,0 +1,153 @@
+"""Results: labelled arrays with units and provenance, saved as netCDF; and the claims drawn from them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from vclab.errors import OutputError
+
+RESULTS_FILE = "results.nc"
+NOT_MEASURED = "not measured yet"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the RFC held against numbers.
+
+    Attributes
+    ----------
+    sentence : str
+        What the RFC says.
+    measure : str
+        What was measured for it.
+    value, low, high : float or None
+        The number and its 95 % interval; exact counts have no interval.
+    unit : str
+    threshold : str
+        The rule by which the verdict follows from the number, stated beforehand.
+    verdict : str
+        "holds", "does not hold", "undecided" or "not measured yet".
+    left_out : str
+        What the model leaves out that could change the number.
+    """
+
+    sentence: str
+    measure: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    threshold: str = ""
+    verdict: str = NOT_MEASURED
+    left_out: str = ""
+
+    @property
+    def number(self) -> str:
+        """The number with its interval, for people."""
+        if self.value is None:
+            return "–"
+        text = f"{self.value:.3g}"
+        if self.low is not None and self.high is not None:
+            text += f" [{self.low:.3g}, {self.high:.3g}]"
+        return f"{text} {self.unit}".rstrip()
+
+
+def interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return mean, lower and upper end of Student's t interval of independent values (one for each seed).
+
+    With fewer than two values, or values that are all equal, the interval is the mean alone.
+    """
+    from scipy import stats
+
+    sample = np.asarray(values, float).ravel()
+    mean = float(sample.mean())
+    if len(sample) < 2 or np.ptp(sample) == 0:
+        return mean, mean, mean
+    half = float(stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * stats.sem(sample))
+    return mean, mean - half, mean + half
+
+
+def prepare_folder(out: Path) -> None:
+    """Make sure that results can be written to a folder, creating it if need be.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be created or written, or is a file.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write results to {out}: {error.strerror or error}; name a folder that can be written"
+        ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` and move it there at the end; nothing half written is left on failure.
+
+    Raises
+    ------
+    OutputError
+        If the place cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; check the folder and its space") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(dataset: xr.Dataset, out: Path) -> Path:
+    """Write a dataset to OUT/results.nc, whole or not at all, and return the path."""
+    path = out / RESULTS_FILE
+    encoding: dict[str, dict[str, Any]] = {
+        str(name): {"zlib": True, "complevel": 4}
+        for name, array in dataset.data_vars.items()
+        if array.size > 1000 and array.dtype.kind in "iuf"
+    }
+    with replacing(path) as temporary:
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+    return path
+
+
+def load(folder: Path) -> xr.Dataset:
+    """Read a dataset from OUT/results.nc.
+
+    Raises
+    ------
+    OutputError
+        If there is none or it is damaged.
+    """
+    path = folder / RESULTS_FILE
+    if not path.is_file():
+        raise OutputError(f"no {RESULTS_FILE} in {folder}; name a folder that vclab run has written")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            loaded = dataset.load()
+    except Exception as error:
+        raise OutputError(f"{path} cannot be read ({type(error).__name__}); run the study again") from error
+    if "study" not in loaded.attrs:
+        raise OutputError(f"{path} holds no results of vclab; name a folder that vclab run has written")
+    return loaded
+
+
+def claims_to_records(claims: list[Claim]) -> list[dict[str, Any]]:
+    """Return claims as plain dictionaries, for tables and templates."""
+    return [{**asdict(claim), "number": claim.number} for claim in claims]

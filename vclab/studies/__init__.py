@@ -1,0 +1,83 @@
+"""Studies: one module is one question.
+
+A study has ``Parameters`` (what may be set), ``points`` (what can run side by side), ``run_point`` (one of them),
+``combine`` (all of them as one dataset), ``claims`` (what follows) and ``figures`` (how it looks).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from vclab.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import xarray as xr
+    from pydantic import BaseModel
+
+    from vclab.results import Claim
+
+#: Names and one-line questions; modules are imported when a study is asked for.
+STUDIES = {
+    "fallback": "What does it cost when a virtually contiguous page stands in for a physically contiguous one?",
+}
+
+Progress = Callable[[float, str], None]
+"""Called with the share of a point that is done, 0 to 1, and what is being done."""
+
+
+class Study(Protocol):
+    """What a study's module offers."""
+
+    Parameters: type[BaseModel]
+    QUICK: dict[str, Any]
+
+    def points(self, parameters: Any) -> Sequence[int]:
+        """Return what can run side by side: each a seed."""
+
+    def run_point(self, parameters: Any, point: int, progress: Progress) -> xr.Dataset:
+        """Run one point."""
+
+    def combine(self, parameters: Any, parts: Sequence[xr.Dataset]) -> xr.Dataset:
+        """Put all points together, with provenance."""
+
+    def claims(self, dataset: xr.Dataset) -> list[Claim]:
+        """Hold the study's claims against its results."""
+
+    def figures(self, dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
+        """Write figures; return (file stem, title, caption) of each."""
+
+    def summary(self, dataset: xr.Dataset) -> list[str]:
+        """Return what a reader should know first, in sentences."""
+
+
+def find(name: str) -> Study:
+    """Return a study by name; ``ConfigurationError`` lists what exists if it does not."""
+    if name not in STUDIES:
+        raise ConfigurationError(f"study {name!r} does not exist; there are {', '.join(STUDIES)}")
+    return cast("Study", importlib.import_module(f"vclab.studies.{name}"))
+
+
+def parameters(name: str, settings: dict[str, Any]) -> BaseModel:
+    """Return a study's parameters with some set.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the first setting that does not exist or has no sense.
+    """
+    from pydantic import ValidationError
+
+    study = find(name)
+    try:
+        return study.Parameters.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "settings"
+        what = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            what = f"does not exist; there are {', '.join(study.Parameters.model_fields)}"
+        raise ConfigurationError(f"{field} of study {name}: {what}") from error
