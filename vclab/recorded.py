@@ -7,20 +7,30 @@ import numpy.typing as npt
 
 from vckernels import buddy as buddy_kernels
 from vckernels import replay as replay_kernels
-from vckernels.buddy import INSIDE, MAX_ORDER, PAGEBLOCK_ORDER, Buddy, Migratetype
+from vckernels.buddy import INSIDE, MAX_ORDER, PAGEBLOCK_ORDER, TYPES, Buddy, Migratetype
 from vckernels.causes import Status
 from vckernels.replay import Stream
 from vclab.errors import RecordingError
 from vclab.memory import Zone
-from vclab.recordings import BlockMap, FrameKind, Recording
+from vclab.recordings import BlockMap, FrameKind, Operation, Recording
 
 #: Migratetypes that user memory of a kind was asked for with; all else is unmovable.
 MOVABLE_KINDS = (FrameKind.ANONYMOUS, FrameKind.FILE)
 
 
 def kernel_stream(recording: Recording) -> Stream:
-    """Return a recording's events as the kernels take them, frames counted from the zone's first."""
+    """Return a recording's events as the kernels take them, frames counted from the zone's first.
+
+    Raises
+    ------
+    RecordingError
+        If its kernel had migratetypes that the model does not know.
+    """
     stream = recording.stream
+    claims = stream.operation == Operation.CLAIM
+    fallback_types = (stream.extra[claims] >> 4) & 15
+    if stream.migratetype.max(initial=0) >= TYPES or fallback_types.max(initial=0) >= TYPES:
+        raise RecordingError(f"recording {recording.name} has migratetypes above {TYPES - 1}; record a kernel without CMA")
     return Stream(
         operation=stream.operation,
         order=stream.order,

@@ -1,0 +1,321 @@
+"""The command line. Heavy imports wait until a command needs them, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+
+import vclab
+from vclab.errors import ConfigurationError, VclabError
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from pydantic import BaseModel
+
+    from vclab.results import Claim
+
+DONE, BELOW_THRESHOLD, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = App(
+    name="vclab",
+    version=vclab.__version__,
+    help="""What does it cost when a large kernel allocation cannot be physically contiguous?
+
+    Examples::
+
+        vclab run                          # the study "fallback" on a recorded machine
+        vclab run --quick                  # the same in seconds, on a small machine
+        vclab run fallback --set cpu=k8 --set seeds=10 --out results
+        vclab replay compile --check       # does the allocator foresee the real one?
+        vclab list
+    """,
+    help_format="rst",
+)
+
+
+@app.command
+def run(
+    study: str = "fallback",
+    /,
+    *,
+    out: Path | None = None,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="", consume_multiple=False)] = (),
+    jobs: int | None = None,
+    quick: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Run a study and write its results, figures and report.
+
+    Examples::
+
+        vclab run
+        vclab run fallback --set orders=[3,9] --set unusable=0.8 --jobs 1
+        vclab run my-study.toml --out my-results
+
+    Parameters
+    ----------
+    study
+        Name of a study, or a TOML file that begins with study = "NAME" and sets its parameters.
+    out
+        Folder for the results; without it a new folder vclab-STUDY-N.
+    set_
+        NAME=VALUE, as often as needed; "vclab list studies" shows what can be set.
+    jobs
+        Processes at once; all CPUs by default.
+    quick
+        One seed on a small machine: about five seconds, for a first look.
+    dry_run
+        Say what would be run, and run nothing.
+    """
+    from vclab import run as runner
+    from vclab import studies
+
+    settings: dict[str, Any] = {}
+    if study.endswith(".toml"):
+        study, settings = runner.study_file(Path(study))
+    module = studies.find(study)
+    if quick:
+        settings = {**settings, **module.QUICK}
+    parameters = studies.parameters(study, {**settings, **runner.settings_from(list(set_))})
+    if jobs is not None and jobs < 1:
+        raise ConfigurationError(f"--jobs {jobs} is not possible; use 1 or more")
+    points = len(module.points(parameters))
+    jobs = min(jobs or runner.default_jobs(), points)
+    folder = runner.next_folder(study, Path()) if out is None else out
+    if dry_run:
+        _print_plan(study, parameters, points, jobs, folder)
+        return DONE
+    return _run(study, parameters, points, jobs, folder)
+
+
+def _print_plan(study: str, parameters: BaseModel, points: int, jobs: int, folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"study {study}: {points} points, {jobs} at once, into {folder}", title_justify="left")
+    table.add_column("parameter")
+    table.add_column("value")
+    for name, value in parameters.model_dump().items():
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+def _run(study: str, parameters: BaseModel, points: int, jobs: int, folder: Path) -> int:
+    from vclab import results
+    from vclab import run as runner
+
+    new = not folder.exists()
+    results.prepare_folder(folder)
+    done = False
+    try:
+        if not runner.compiled_already():
+            print("compiling kernels, once, about 40 s", file=sys.stderr, flush=True)
+        with _Progress(points) as progress:
+            dataset = runner.run_study(study, parameters, jobs, progress.report)
+        runner.save(dataset, folder)
+        _finish(dataset, folder)
+        done = True
+    finally:
+        if new and not done and not any(folder.iterdir()):
+            folder.rmdir()
+    return DONE
+
+
+def _finish(dataset: xr.Dataset, folder: Path) -> None:
+    from vclab import report as reporting
+    from vclab import studies
+
+    claims = reporting.write(dataset, folder)
+    study = studies.find(str(dataset.attrs["study"]))
+    for line in study.summary(dataset):
+        print(line)
+    _print_claims(claims)
+    print(f"report: {folder / 'report.html'}   results: {folder / 'results.nc'}")
+
+
+def _print_claims(claims: list[Claim]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="The RFC's claims", title_justify="left", show_lines=True)
+    for heading in ("claim", "measured", "number [95 % interval]", "verdict"):
+        table.add_column(heading)
+    for claim in claims:
+        verdict = claim.verdict if not claim.threshold else f"{claim.verdict} ({claim.threshold})"
+        table.add_row(claim.sentence, claim.measure, claim.number, verdict)
+    Console().print(table)
+
+
+class _Progress:
+    """A bar for each point on a terminal, a line for each finished point elsewhere."""
+
+    def __init__(self, points: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self.plain = not console.is_terminal
+        self.bars = Progress(
+            TextColumn("seed {task.fields[number]}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=self.plain,
+        )
+        self.tasks = [self.bars.add_task("waiting", total=1.0, number=i + 1, start=False) for i in range(points)]
+
+    def __enter__(self) -> _Progress:
+        self.bars.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bars.__exit__(*error)
+
+    def report(self, number: int, share: float, what: str) -> None:
+        """Show what a point is doing."""
+        task = self.tasks[number]
+        if share == 0:
+            self.bars.start_task(task)
+        self.bars.update(task, completed=share, description=what)
+        if self.plain and share >= 1:
+            print(f"seed {number + 1} of {len(self.tasks)} done", file=sys.stderr, flush=True)
+
+
+@app.command(name="list")
+def list_(what: Literal["studies", "cpu", "linux", "recordings"] | None = None, /) -> int:
+    """Show the studies, presets and recordings that exist.
+
+    Examples::
+
+        vclab list
+        vclab list cpu
+
+    Parameters
+    ----------
+    what
+        One kind only.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for kind in (what,) if what else ("studies", "cpu", "linux", "recordings"):
+        table = Table("name", "what", title=str(kind), title_justify="left")
+        for name, text in _listing(str(kind)):
+            table.add_row(name, text)
+        console.print(table)
+    return DONE
+
+
+def _listing(kind: str) -> list[tuple[str, str]]:
+    if kind == "studies":
+        from vclab import studies
+
+        rows = []
+        for name, question in studies.STUDIES.items():
+            rows.append((name, question))
+            for field, info in studies.find(name).Parameters.model_fields.items():
+                rows.append((f"  {field}", f"{info.description or ''} (default {info.default})".strip()))
+        return rows
+    if kind == "recordings":
+        from vclab import recordings
+
+        return [(name, recordings.describe(name)) for name in recordings.names()]
+    from vclab import presets
+
+    if kind == "cpu":
+        return [(name, presets.cpu(name).title) for name in presets.cpu_names()]
+    return [(name, presets.linux(name).title) for name in presets.linux_names()]
+
+
+@app.command
+def report(folder: Path, /) -> int:
+    """Draw the figures and write the report of a finished run again.
+
+    Examples::
+
+        vclab report vclab-fallback-1
+
+    Parameters
+    ----------
+    folder
+        What "vclab run" wrote to.
+    """
+    from vclab import results
+
+    dataset = results.load(folder)
+    results.prepare_folder(folder)
+    _finish(dataset, folder)
+    return DONE
+
+
+@app.command
+def replay(recording: str, /, *, check: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Replay a recorded page allocator and count how often the model foresees what the kernel did.
+
+    Examples::
+
+        vclab replay compile --check
+
+    Parameters
+    ----------
+    recording
+        Name of a shipped recording, a folder with one, or a compact file.
+    check
+        Exit with 1 if a rate is on the wrong side of its threshold.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from vclab import recordings
+    from vclab import replay as replaying
+
+    checks = replaying.check(recordings.load(recording))
+    table = Table(title=f"replay of {recording}", title_justify="left", show_lines=True)
+    for heading in ("test", "rate", "threshold", "result", "what"):
+        table.add_column(heading)
+    for one in checks:
+        rate = f"{one.rate:,.0f}" if one.name == "T1" else f"{one.rate:.4%}"
+        sign = "at most" if one.at_most else "at least"
+        limit = "–" if one.threshold is None else f"{sign} {one.threshold:,.0f}"
+        if one.threshold is not None and one.name != "T1":
+            limit = f"{sign} {one.threshold:.1%}"
+        result = "–" if one.threshold is None else "met" if one.passed else "MISSED"
+        table.add_row(one.name, rate, limit, result, f"{one.what} ({one.detail})")
+    Console().print(table)
+    return BELOW_THRESHOLD if check and not all(one.passed for one in checks) else DONE
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Without it, those of the process.
+    """
+    try:
+        status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.CycloptsError as error:
+        print(f"vclab: error: {_one_line(error)} See vclab --help.", file=sys.stderr)
+        return BAD_INPUT
+    except VclabError as error:
+        print(f"vclab: error: {_one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("vclab: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return status if isinstance(status, int) else DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Running a study: its points side by side in processes, progress, and results that are whole or absent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vclab import results, studies
+from vclab.errors import ConfigurationError, VclabError
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from pydantic import BaseModel
+
+Report = Callable[[int, float, str], None]
+"""Called with the number of a point, the share of it that is done and what is being done."""
+
+_channel: Any = None
+
+
+def compiled_already() -> bool:
+    """Return whether this build's kernels have been compiled on this machine before."""
+    from vckernels.jit import cache_directory
+
+    folder = cache_directory()
+    return folder.is_dir() and any(folder.rglob("*.nbi"))
+
+
+def next_folder(study: str, base: Path) -> Path:
+    """Return the first of ``vclab-STUDY-1``, ``-2`` ... that does not exist."""
+    number = 1
+    while (base / f"vclab-{study}-{number}").exists():
+        number += 1
+    return base / f"vclab-{study}-{number}"
+
+
+def _start_worker(channel: Any) -> None:
+    global _channel  # a worker process has one channel for all its points
+    _channel = channel
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run_point(name: str, parameters: BaseModel, number: int, point: int) -> xr.Dataset:
+    def progress(share: float, what: str) -> None:
+        if _channel is not None:
+            _channel.put((number, share, what))
+
+    return studies.find(name).run_point(parameters, point, progress)
+
+
+def run_study(name: str, parameters: BaseModel, jobs: int, report: Report) -> xr.Dataset:
+    """Run all points of a study and put them together.
+
+    Parameters
+    ----------
+    name : str
+        A study.
+    parameters : BaseModel
+        Its parameters.
+    jobs : int
+        Processes at once; with 1 everything runs in this process.
+    report : callable
+        Told what is done, from this process.
+
+    Raises
+    ------
+    VclabError
+        Whatever a point raises. On this and on Ctrl-C all workers are ended.
+    """
+    study = studies.find(name)
+    points = list(study.points(parameters))
+    jobs = min(jobs, len(points))
+    if jobs <= 1:
+        parts = []
+        for number, point in enumerate(points):
+
+            def tell(share: float, what: str, number: int = number) -> None:
+                report(number, share, what)
+
+            parts.append(study.run_point(parameters, point, tell))
+        return study.combine(parameters, parts)
+    # A fresh interpreter for each worker: no threads or half-used state of this process are copied into it.
+    context = multiprocessing.get_context("spawn")
+    channel = context.Queue()
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(channel,))
+    try:
+        futures = [pool.submit(_run_point, name, parameters, number, point) for number, point in enumerate(points)]
+        parts = [_wait(future, channel, report) for future in futures]
+        _drain(channel, report)
+    except BrokenProcessPool as error:
+        raise VclabError("a worker process ended early, perhaps for lack of memory; try --jobs 1") from error
+    finally:
+        _end(pool)
+        channel.close()
+    return study.combine(parameters, parts)
+
+
+def _wait(future: Future[xr.Dataset], channel: Any, report: Report) -> xr.Dataset:
+    while True:
+        try:
+            part = future.result(timeout=0.1)
+        except NotYet:
+            _drain(channel, report)
+        else:
+            _drain(channel, report)
+            return part
+
+
+def _drain(channel: Any, report: Report) -> None:
+    while True:
+        try:
+            report(*channel.get_nowait())
+        except queue.Empty:
+            return
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End all workers now, whatever they are doing."""
+    workers = list((getattr(pool, "_processes", None) or {}).values())
+    idle = all(not worker.is_alive() for worker in workers)
+    pool.shutdown(wait=idle, cancel_futures=True)
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join()
+
+
+def default_jobs() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def settings_from(pairs: list[str]) -> dict[str, Any]:
+    """Return ``NAME=VALUE`` settings as a dictionary; values are read as TOML, else as text.
+
+    Raises
+    ------
+    ConfigurationError
+        If a setting has no ``=``.
+    """
+    import tomllib
+
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ConfigurationError(f"setting {pair!r} of --set is not NAME=VALUE; write it like --set seeds=5")
+        try:
+            settings[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[name.strip()] = value
+    return settings
+
+
+def study_file(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return study name and settings from a TOML file: ``study = "NAME"``, then its parameters.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be read or names no study.
+    """
+    import tomllib
+
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"study file {path} cannot be read: {error}; it should be TOML") from error
+    name = settings.pop("study", None)
+    if not isinstance(name, str):
+        raise ConfigurationError(f'study file {path} names no study; begin it with study = "fallback"')
+    return name, settings
+
+
+def save(dataset: xr.Dataset, out: Path) -> Path:
+    """Write results to a folder that :func:`vclab.results.prepare_folder` has checked."""
+    return results.save(dataset, out)
