@@ -25,7 +25,7 @@ app = App(
     version=vclab.__version__,
     help="""What does it cost when a large kernel allocation cannot be physically contiguous?
 
-    Examples::
+    .. code-block:: console
 
         vclab run                          # the study "fallback" on a recorded machine
         vclab run --quick                  # the same in seconds, on a small machine
@@ -34,6 +34,7 @@ app = App(
         vclab list
     """,
     help_format="rst",
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -50,7 +51,7 @@ def run(
 ) -> int:
     """Run a study and write its results, figures and report.
 
-    Examples::
+    .. code-block:: console
 
         vclab run
         vclab run fallback --set orders=[3,9] --set unusable=0.8 --jobs 1
@@ -190,7 +191,7 @@ class _Progress:
 def list_(what: Literal["studies", "cpu", "linux", "recordings"] | None = None, /) -> int:
     """Show the studies, presets and recordings that exist.
 
-    Examples::
+    .. code-block:: console
 
         vclab list
         vclab list cpu
@@ -237,7 +238,7 @@ def _listing(kind: str) -> list[tuple[str, str]]:
 def report(folder: Path, /) -> int:
     """Draw the figures and write the report of a finished run again.
 
-    Examples::
+    .. code-block:: console
 
         vclab report vclab-fallback-1
 
@@ -258,7 +259,7 @@ def report(folder: Path, /) -> int:
 def replay(recording: str, /, *, check: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Replay a recorded page allocator and count how often the model foresees what the kernel did.
 
-    Examples::
+    .. code-block:: console
 
         vclab replay compile --check
 

@@ -30,7 +30,9 @@ def kernel_stream(recording: Recording) -> Stream:
     claims = stream.operation == Operation.CLAIM
     fallback_types = (stream.extra[claims] >> 4) & 15
     if stream.migratetype.max(initial=0) >= TYPES or fallback_types.max(initial=0) >= TYPES:
-        raise RecordingError(f"recording {recording.name} has migratetypes above {TYPES - 1}; record a kernel without CMA")
+        raise RecordingError(
+            f"recording {recording.name} has migratetypes above {TYPES - 1}; record a kernel without CMA"
+        )
     return Stream(
         operation=stream.operation,
         order=stream.order,

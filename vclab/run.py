@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from concurrent.futures.process import BrokenProcessPool
@@ -45,7 +47,19 @@ def next_folder(study: str, base: Path) -> Path:
 def _start_worker(channel: Any) -> None:
     global _channel  # a worker process has one channel for all its points
     _channel = channel
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment: processes started meanwhile ignore it for good and leave it to this one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run_point(name: str, parameters: BaseModel, number: int, point: int) -> xr.Dataset:
@@ -92,7 +106,8 @@ def run_study(name: str, parameters: BaseModel, jobs: int, report: Report) -> xr
     channel = context.Queue()
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(channel,))
     try:
-        futures = [pool.submit(_run_point, name, parameters, number, point) for number, point in enumerate(points)]
+        with _interrupts_ignored():
+            futures = [pool.submit(_run_point, name, parameters, number, point) for number, point in enumerate(points)]
         parts = [_wait(future, channel, report) for future in futures]
         _drain(channel, report)
     except BrokenProcessPool as error:

@@ -31,6 +31,36 @@ def _presets_with(matches: Sequence[CpuPreset]) -> str:
     return ", ".join(preset.name for preset in matches) or "none"
 
 
+def check_paging(cpu: str, levels: int | None, direct_map: str) -> tuple[int, int]:
+    """Return the page-table levels and the direct map's leaf level of a CPU.
+
+    Parameters
+    ----------
+    cpu : str
+        Name of a preset.
+    levels : int or None
+        None: as many as the CPU has.
+    direct_map : str
+        "4K", "2M" or "1G".
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the presets that have what this CPU lacks.
+    """
+    paging = presets.cpu(cpu).paging
+    every = [presets.cpu(name) for name in presets.cpu_names()]
+    wanted = max(paging.levels.value) if levels is None else levels
+    if wanted not in paging.levels.value:
+        having = _presets_with([preset for preset in every if wanted in preset.paging.levels.value])
+        raise ConfigurationError(f"cpu {cpu} has no {wanted}-level paging; presets that have it: {having}")
+    level = page_level(direct_map)
+    if direct_map not in paging.page_sizes.value:
+        having = _presets_with([preset for preset in every if direct_map in preset.paging.page_sizes.value])
+        raise ConfigurationError(f"cpu {cpu} has no {direct_map} pages; presets that have them: {having}")
+    return wanted, level
+
+
 class System:
     """One machine.
 
@@ -79,16 +109,8 @@ class System:
         self.cpu = presets.cpu(cpu)
         self.linux = presets.linux(linux)
         chosen = find_policy(policy)
-        every = [presets.cpu(name) for name in presets.cpu_names()]
+        levels, level = check_paging(cpu, levels, direct_map)
         paging = self.cpu.paging
-        levels = max(paging.levels.value) if levels is None else levels
-        if levels not in paging.levels.value:
-            having = _presets_with([preset for preset in every if levels in preset.paging.levels.value])
-            raise ConfigurationError(f"cpu {cpu} has no {levels}-level paging; presets that have it: {having}")
-        level = page_level(direct_map)
-        if direct_map not in paging.page_sizes.value:
-            having = _presets_with([preset for preset in every if direct_map in preset.paging.page_sizes.value])
-            raise ConfigurationError(f"cpu {cpu} has no {direct_map} pages; presets that have them: {having}")
         if cpus < 1:
             raise ConfigurationError(f"a machine with {cpus} CPUs does not exist; use 1 or more")
         self.seed = seed
@@ -394,6 +416,17 @@ def _batches(offsets: Any) -> Iterator[npt.NDArray[np.int64]]:
 def _boot_memory(memory: str | int, recording: str) -> Memory:
     if memory == RECORDED:
         return Memory([recorded_zone(recordings.load(recording))])
+    return Memory([empty_zone(check_size(memory) >> PAGE_SHIFT)])
+
+
+def check_size(memory: str | int) -> int:
+    """Return a machine's size in bytes.
+
+    Raises
+    ------
+    ConfigurationError
+        If no such machine can be modelled.
+    """
     nbytes = parse_bytes(memory, "memory")
     block = FRAMES_PER_BLOCK * PAGE_BYTES
     if nbytes % block or not block <= nbytes <= MAX_BYTES:
@@ -401,4 +434,4 @@ def _boot_memory(memory: str | int, recording: str) -> Memory:
             f"memory of {memory} cannot be modelled; use a multiple of 4MiB from 4MiB to {format_bytes(MAX_BYTES)}, "
             f"or {RECORDED!r}"
         )
-    return Memory([empty_zone(nbytes >> PAGE_SHIFT)])
+    return nbytes

@@ -245,14 +245,21 @@ def give_back(buddy: Buddy, frame: int, order: int) -> int:
 
 
 @kernel(inline=True)
+def fits(buddy: Buddy, frame: int, order: int) -> bool:
+    """Return whether a block of this order may start at a frame: it exists, is aligned and lies inside the zone."""
+    if order < 0 or order > MAX_ORDER or frame < 0:
+        return False
+    return frame & ((1 << order) - 1) == 0 and frame <= len(buddy.state) - (1 << order)
+
+
+@kernel(inline=True)
 def take_at(buddy: Buddy, frame: int, order: int, migratetype: int) -> int:
     """Allocate exactly this block, splitting the free block around it, and return a status.
 
     Halves go to list heads in the order in which splitting meets them, largest first, as they would had the
     free block been chosen by the allocator. Used to follow a recording and to place recorded blocks.
     """
-    last = frame + (1 << order)
-    if frame < 0 or order < 0 or order > MAX_ORDER or last > len(buddy.state) or frame & ((1 << order) - 1):
+    if not fits(buddy, frame, order):
         return Status.OUT_OF_RANGE
     for high in range(order, ORDERS):
         first = frame & ~((1 << high) - 1)
@@ -282,13 +289,12 @@ def free_at_boot(buddy: Buddy, frames: npt.NDArray[np.int64], orders: npt.NDArra
     buddy : Buddy
         Mutated.
     frames : int64[n]
-        First frames, each a multiple of its block's size; the pageblocks of one block have one type. On each list the last block given ends at the head,
-        or at the tail with ``to_tail``.
+        First frames, each a multiple of its block's size; the pageblocks of one block have one type. On each list
+        the last block given ends at the head, or at the tail with ``to_tail``.
     orders : int8[n]
     """
     for i in range(len(frames)):
-        size = 1 << np.int64(orders[i])
-        if frames[i] < 0 or orders[i] > MAX_ORDER or frames[i] & (size - 1) or frames[i] + size > len(buddy.state):
+        if not fits(buddy, frames[i], np.int64(orders[i])):
             return Status.OUT_OF_RANGE
     for i in range(len(frames)):
         frame = frames[i]
@@ -308,8 +314,7 @@ def adopt(
 ) -> int:
     """Declare blocks of holes as allocated, so that they can be freed later; return a status."""
     for i in range(len(frames)):
-        size = 1 << np.int64(orders[i])
-        if frames[i] < 0 or orders[i] > MAX_ORDER or frames[i] & (size - 1) or frames[i] + size > len(buddy.state):
+        if not fits(buddy, frames[i], np.int64(orders[i])):
             return Status.OUT_OF_RANGE
     for i in range(len(frames)):
         order = np.int64(orders[i])

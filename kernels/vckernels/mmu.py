@@ -16,7 +16,7 @@ from vckernels.causes import COUNTERS, Cause
 from vckernels.entry import PAGE_SHIFT
 from vckernels.jit import kernel
 from vckernels.pagetable import PageTables, walk
-from vckernels.tlb import Tlb, fill, flush, invalidate, lookup
+from vckernels.tlb import Field, Tlb, fill, flush, invalidate, lookup
 
 REGIONS = 1 << 14
 REGION_PAGES_SHIFT = 9
@@ -63,7 +63,9 @@ class Target(NamedTuple):
 
 
 def new_mmu(tlb: Tlb) -> Mmu:
-    """Return a CPU that has translated nothing yet."""
+    """Return a CPU that has translated nothing yet; its TLB has one or two levels, as there are counters for two."""
+    if tlb.geometry.shape[0] > Cause.WALK - Cause.FIRST_LEVEL_TLB_HIT:
+        raise ValueError("hits of a third TLB level have no counter")
     return Mmu(tlb, np.full(REGIONS, NO_REGION, np.int64), np.zeros(COUNTERS, np.int64))
 
 
@@ -75,8 +77,7 @@ def _page_size(mmu: Mmu, tables: PageTables, page: int) -> int:
     seen = mmu.regions[slot]
     if seen >> 2 == region:
         return seen & 3
-    address = np.uint64((page << 16) >> 4)
-    _, level, _, fault = walk(tables, address, False, False, False, False)
+    _, level, _, fault = walk(tables, np.uint64(page << 12), False, False, False, False)
     if fault != 0:
         return UNMAPPED
     mmu.regions[slot] = region << 2 | (level - 1)
@@ -84,32 +85,32 @@ def _page_size(mmu: Mmu, tables: PageTables, page: int) -> int:
 
 
 @kernel(inline=True)
-def _touch(mmu: Mmu, tables: PageTables, page: int, write: bool) -> None:
-    """Translate one access to a 4K page number (52 bits, no sign) and count how."""
+def _touch(mmu: Mmu, tables: PageTables, page: int, write: bool) -> bool:
+    """Translate one access to a 4K page number (the upper 52 bits of an address) and count how.
+
+    Returns whether the first level now holds the page. What no table maps costs a walk too.
+    """
     tlb = mmu.tlb
     counters = mmu.counters
     size = _page_size(mmu, tables, page)
-    if size == UNMAPPED:
-        counters[Cause.TLB_FAULT] += 1
-        return
     number = page >> (9 * size)
     levels = tlb.geometry.shape[0]
-    missed = 0
+    # No level holds what is not mapped; the walk finds that out.
+    missed = levels if size == UNMAPPED else 0
     while missed < levels and not lookup(tlb, missed, number, size):
         missed += 1
     if missed == levels:
-        # Bring back the sign extension that page numbers do without.
-        address = np.uint64((page << 16) >> 4)
-        _, _, references, fault = walk(tables, address, write, False, False, True)
+        _, _, references, fault = walk(tables, np.uint64(page << 12), write, False, False, True)
         counters[Cause.WALK] += 1
         counters[Cause.WALK_REFERENCE] += references
         if fault != 0:
             counters[Cause.TLB_FAULT] += 1
-            return
+            return False
     else:
         counters[Cause.FIRST_LEVEL_TLB_HIT + missed] += 1
     for level in range(missed):
         fill(tlb, level, number, size)
+    return tlb.geometry[0, size, Field.SETS] != 0
 
 
 @kernel
@@ -147,9 +148,7 @@ def access(mmu: Mmu, tables: PageTables, target: Target, offsets: npt.NDArray[np
             # The page just used is the first level's most recent entry: a hit that changes nothing.
             repeated += 1
             continue
-        faults = mmu.counters[Cause.TLB_FAULT]
-        _touch(mmu, tables, page, write)
-        last = page if mmu.counters[Cause.TLB_FAULT] == faults else -1
+        last = page if _touch(mmu, tables, page, write) else -1
     mmu.counters[Cause.FIRST_LEVEL_TLB_HIT] += repeated
     mmu.counters[Cause.DATA_ACCESS] += len(offsets)
     if open_coded:
@@ -172,8 +171,8 @@ def invalidate_range(mmu: Mmu, address: np.uint64, count: int, level: int) -> in
     for i in range(count):
         at = page + i * step
         dropped += invalidate(mmu.tlb, at >> (9 * (level - 1)), level - 1)
-        region = at >> REGION_PAGES_SHIFT
-        slot = region & (REGIONS - 1)
-        if mmu.regions[slot] >> 2 == region:
-            mmu.regions[slot] = NO_REGION
+        for region in range(at >> REGION_PAGES_SHIFT, ((at + step - 1) >> REGION_PAGES_SHIFT) + 1):
+            slot = region & (REGIONS - 1)
+            if mmu.regions[slot] >> 2 == region:
+                mmu.regions[slot] = NO_REGION
     return dropped

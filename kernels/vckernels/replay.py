@@ -25,8 +25,9 @@ from vckernels.buddy import (
     first_block,
     merge_and_insert,
     take_at,
+    take_smallest,
 )
-from vckernels.claim import MODE_NORMAL, allocate, move_free_blocks
+from vckernels.claim import FALLBACKS, MODE_NORMAL, allocate, move_free_blocks
 from vckernels.jit import kernel
 
 ZONE_FREE, ZONE_REMOVAL, ZONE_DRAIN, ZONE_FALLBACK = 1, 3, 4, 5
@@ -203,7 +204,7 @@ def follow(
             if fallback_order < PAGEBLOCK_ORDER:
                 continue
             high = _free_block_around(buddy, frame, fallback_order)
-            if high < 0:
+            if high < 0 or frame & ((1 << fallback_order) - 1):
                 counts[Count.REMOVALS_SKIPPED] += 1
                 continue
             counts[Count.CLAIMS] += 1
@@ -270,7 +271,11 @@ def run_free(
             if taken[frame]:
                 counts[Count.REMOVALS_SKIPPED] += 1
                 continue
-            chosen, _ = allocate(buddy, order, np.int64(stream.migratetype[i]), 0, MODE_NORMAL)
+            migratetype = np.int64(stream.migratetype[i])
+            if migratetype < len(FALLBACKS):
+                chosen, _ = allocate(buddy, order, migratetype, 0, MODE_NORMAL)
+            else:
+                chosen = take_smallest(buddy, order, migratetype)
             if chosen < 0:
                 counts[Count.FAILED] += 1
                 continue

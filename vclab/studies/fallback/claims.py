@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -51,7 +53,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         _less_vmalloc(dataset),
         _larger_entries(dataset, largest, size),
         Claim(
-            sentence="The logic accessing the memory must be aware that the memory could be backed by a virtual mapping.",
+            sentence="The logic accessing the memory must be aware that it could be backed by a virtual mapping.",
             measure="cycles of page_address, virt_to_page and free, both kinds",
         ),
         _slower(dataset, largest, size),
@@ -73,7 +75,9 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
 
 def _share(dataset: xr.Dataset, policy: str, answers: list[str]) -> npt.NDArray[np.float64]:
     outcome = dataset["outcome"].sel(policy=policy)
-    return np.asarray((outcome.sel(answer=answers).sum(["answer", "order"]) / outcome.sum(["answer", "order"])).values, float)
+    return np.asarray(
+        (outcome.sel(answer=answers).sum(["answer", "order"]) / outcome.sum(["answer", "order"])).values, float
+    )
 
 
 def _stand_in(dataset: xr.Dataset) -> Claim:
@@ -121,14 +125,14 @@ def _less_vmalloc(dataset: xr.Dataset) -> Claim:
     )
 
 
-def _larger_entries(dataset: xr.Dataset, largest: dict[str, int], size: str) -> Claim:
+def _larger_entries(dataset: xr.Dataset, largest: dict[str, Any], size: str) -> Claim:
     steady = dataset["events"].sel(phase="steady", pattern="uniform", **largest)
     walks = steady.sel(event="walk") / steady.sel(event="data_access")
     direct = np.asarray(walks.sel(cell="i").values, float)
     virtual = np.asarray(walks.sel(cell="iii").values, float)
     value, low, high = interval(np.where(virtual > 0, 1 - direct / np.where(virtual > 0, virtual, 1), 0.0))
     return Claim(
-        sentence="Physically contiguous memory may allow larger TLB entries, reducing TLB pressure and page table walks.",
+        sentence="Physically contiguous memory may allow larger TLB entries, reducing TLB pressure and page walks.",
         measure=f"page walks of scattered 4K pages that the direct map avoids, uniform accesses over {size} "
         f"({float(virtual.mean()):.3f} walks per access against {float(direct.mean()):.3f})",
         value=value,
@@ -140,7 +144,7 @@ def _larger_entries(dataset: xr.Dataset, largest: dict[str, int], size: str) -> 
     )
 
 
-def _slower(dataset: xr.Dataset, largest: dict[str, int], size: str) -> Claim:
+def _slower(dataset: xr.Dataset, largest: dict[str, Any], size: str) -> Claim:
     cost = per_access(dataset).sel(phase="steady", pattern="chase")
     value, low, high = interval(_ratio(cost.sel(largest), "iii", "i"))
     smallest = {"order": int(dataset["order"].min()), "live_pages": int(dataset["live_pages"].min())}
@@ -188,20 +192,22 @@ def summary(dataset: xr.Dataset) -> list[str]:
     ratio = cost.sel(cell="iii") / cost.sel(cell="i")
     chase = ratio.sel(pattern="chase")
     served = _share(dataset, "physical", ["physical"]).mean()
+    index = float(dataset["unusable_index"].mean("seed")[9])
+    with_fallback = _share(dataset, "early-fallback", ["physical", "virtual"]).mean()
     lines = [
-        f"On a machine aged until {float(dataset['unusable_index'].mean('seed')[9]):.0%} of its free memory is unusable "
-        f"for order 9, physical contiguity serves {served:.0%} of requests of orders "
-        f"{int(dataset['order'].min())} to {int(dataset['order'].max())}; with fallback "
-        f"{_share(dataset, 'early-fallback', ['physical', 'virtual']).mean():.1%} are served.",
+        f"On a machine aged until {index:.0%} of its free memory is unusable for order 9, physical contiguity serves "
+        f"{served:.0%} of requests of orders {int(dataset['order'].min())} to {int(dataset['order'].max())}; with "
+        f"fallback {with_fallback:.1%} are served.",
     ]
     if bool(inside.any()):
         lines.append(
-            f"While all live pages together fit the second-level TLB ({format_bytes(reach)}), a chase through virtual pages "
-            f"costs at most {float(chase.where(inside).max()):.2f} times what it costs through physical ones."
+            f"While all live pages together fit the second-level TLB ({format_bytes(reach)}), a pointer chase through "
+            f"virtual pages costs at most {float(chase.where(inside).max()):.2f} times what it costs through physical "
+            "ones."
         )
     if bool((~inside).any()):
         lines.append(
-            f"Beyond it the price grows to {float(chase.where(~inside).max()):.2f} times; with page tables and data in the "
-            "caches, which flatters both."
+            f"Beyond it the price grows to {float(chase.where(~inside).max()):.2f} times, with data and page tables in "
+            "the caches: an upper bound wherever data misses add to both sides."
         )
     return lines

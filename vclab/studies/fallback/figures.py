@@ -1,3 +1,205 @@
-"""placeholder"""
-def figures(dataset, out):
-    return []
+"""The figures of the fallback study: which numbers go into them, and what their captions say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from vclab.figures.bars import Part, parts, served_bars, stacked_bars
+from vclab.figures.curves import Curve, Panel, cost_curves
+from vclab.figures.memory import frame_pictures
+from vclab.figures.style import save
+from vclab.studies.fallback.claims import live_bytes, per_access
+from vclab.units import PAGE_BYTES, format_bytes
+
+Floats = npt.NDArray[np.float64]
+
+#: What each access pattern means, for panel titles.
+PATTERNS = {
+    "chase": "Pointer chase: each access waits for the one before (serial)",
+    "uniform": "Uniform random accesses: from fully serial (line) down to fully overlapped (edge of the band)",
+}
+
+
+def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
+    """Write the study's figures into a folder.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        What ``combine`` returned.
+    out : Path
+        Folder, which exists.
+
+    Returns
+    -------
+    list of (str, str, str)
+        File stem, title and caption of each.
+    """
+    drawn = [_cost_against_reach(dataset, out), _cycles_by_cause(dataset, out)]
+    if "frame_state" in dataset:
+        drawn.append(_memory_before_after(dataset, out))
+    return [*drawn, _success_by_order(dataset, out)]
+
+
+def _cell_names(dataset: xr.Dataset) -> dict[str, str]:
+    direct = json.loads(dataset.attrs["parameters"])["direct_map"]
+    return {
+        "i": f"contiguous, {direct} direct map",
+        "ii": "contiguous, 4K vmalloc",
+        "iii": "scattered, 4K vmalloc",
+        "iv": "scattered, open-coded",
+    }
+
+
+def _seeds(dataset: xr.Dataset) -> str:
+    count = dataset.sizes["seed"]
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
+def _by_size(dataset: xr.Dataset, values: xr.DataArray) -> tuple[Floats, list[Floats]]:
+    """Return the distinct live bytes, and for each the values as float64[seed, combinations of order and pages]."""
+    size = live_bytes(dataset).transpose("order", "live_pages").values
+    table = values.transpose("seed", "order", "live_pages").values
+    distinct = np.unique(size)
+    return distinct.astype(float), [table[:, size == each] for each in distinct]
+
+
+def _curve(dataset: xr.Dataset, pattern: str, cell: str, label: str) -> Curve:
+    where = {"phase": "steady", "pattern": pattern, "cell": cell}
+    sizes, groups = _by_size(dataset, per_access(dataset).sel(where))
+    medians = np.array([np.median(group, axis=1) for group in groups])
+    dots = [group.mean(axis=0) for group in groups]
+    floor = None
+    if pattern != "chase":
+        overlapped = (dataset["overlapped_cycles"] / dataset["events"].sel(event="data_access")).sel(where)
+        floor = np.array([np.median(group, axis=1).mean() for group in _by_size(dataset, overlapped)[1]])
+    return Curve(
+        label=label,
+        size=sizes,
+        cost=medians.mean(axis=1),
+        low=medians.min(axis=1),
+        high=medians.max(axis=1),
+        dot_size=np.repeat(sizes, [len(each) for each in dots]),
+        dot_cost=np.concatenate(dots),
+        floor=floor,
+    )
+
+
+def _cost_against_reach(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
+    names = _cell_names(dataset)
+    panels = [
+        Panel(title, [_curve(dataset, pattern, cell, f"{cell}  {names[cell]}") for cell in names])
+        for pattern, title in PATTERNS.items()
+        if pattern in dataset["pattern"].values
+    ]
+    first, second = (float(dataset.attrs[f"{level}_level_reach_bytes"]) for level in ("first", "second"))
+    reaches = [
+        (first, "4K entries fit the\nfirst-level TLB"),
+        (second, "4K entries fit the\nsecond-level TLB"),
+        (np.inf, "beyond both:\npage walks"),
+    ]
+    stem = "cost-against-reach"
+    save(cost_curves(panels, reaches, second), out, stem)
+    physical, virtual = panels[0].curves[0], panels[0].curves[2]
+    ratio = virtual.cost / physical.cost
+    worst = int(ratio.argmax())
+    caption = (
+        f"In a chase, virtual pages (iii) cost {virtual.cost[0]:.1f} cycles per access and physical ones (i) "
+        f"{physical.cost[0]:.1f} at {format_bytes(virtual.size[0])}, but {virtual.cost[-1]:.1f} and "
+        f"{physical.cost[-1]:.1f} at {format_bytes(virtual.size[-1])}; the gap is widest at "
+        f"{format_bytes(virtual.size[worst])}, {ratio[worst]:.1f} times. Lines: median over the orders that reach the same "
+        f"live bytes, mean of {_seeds(dataset)}, upright strokes from the least to the greatest; faint dots: single "
+        "orders. Steady state only; data-cache misses are left out."
+    )
+    return stem, "What an access costs, by how much memory is live", caption
+
+
+def _working_sets(dataset: xr.Dataset) -> list[tuple[str, float]]:
+    """Return up to four telling working sets: description and live bytes."""
+    sizes = np.unique(live_bytes(dataset).values).astype(float)
+    first, second = (float(dataset.attrs[f"{level}_level_reach_bytes"]) for level in ("first", "second"))
+    chosen: dict[float, str] = {}
+    for name, candidates in (
+        ("fits the first-level TLB", sizes[sizes < first][-1:]),
+        ("fits the second-level TLB", sizes[(sizes > first) & (sizes < second)][-1:]),
+        ("{ratio:.3g} times the second-level reach", sizes[sizes >= 4 * second][:1]),
+        ("the largest: {ratio:.3g} times the second-level reach", sizes[-1:]),
+    ):
+        for size in candidates:
+            chosen.setdefault(float(size), name.format(ratio=size / second))
+    return [(f"{format_bytes(size)} live – {name}", size) for size, name in sorted(chosen.items())]
+
+
+def _cycles_by_cause(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
+    names = _cell_names(dataset)
+    causes = [str(cause) for cause in dataset["cause"].values]
+    each = (dataset["cycles"] / dataset["events"].sel(event="data_access")).sel(phase="steady", pattern="chase")
+    size = live_bytes(dataset)
+    groups = [
+        (title, each.where(size == live).mean(["seed", "order", "live_pages"]).transpose("cell", "cause").values)
+        for title, live in _working_sets(dataset)
+    ]
+    stem = "cycles-by-cause"
+    rows = [f"{cell}  {names[cell]}" for cell in dataset["cell"].values]
+    save(stacked_bars(groups, rows, parts(causes), "cycles per access of a pointer chase"), out, stem)
+    last = groups[-1][1][2]
+    walk = float(last[causes.index("page walk")])
+    caption = (
+        f"Of the {last.sum():.1f} cycles that an access to virtual pages (iii) costs at the largest working set, "
+        f"{last[causes.index('data access')]:.1f} are the access itself and {walk:.1f} ({walk / last.sum():.0%}) walking "
+        "page tables; open-coded pages (iv) pay for loading the page array instead. Mean of "
+        f"{_seeds(dataset)} and of all orders with these live bytes. Walks find their tables in the caches here, and data "
+        "never misses: both are left out."
+    )
+    return stem, "Where the cycles go", caption
+
+
+def _memory_before_after(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
+    states = dataset["frame_state"]
+    titles = {"before": "Before ageing", "after": "After ageing"}
+    pictures = [(titles.get(str(moment), str(moment)), states.sel(moment=moment).values) for moment in states["moment"].values]
+    stem = "memory-before-after"
+    figure, rasters = frame_pictures(pictures)
+    save(figure, out, stem, rasters)
+    large = [float(((each >= 9) & (each <= 10)).sum() / max((each <= 10).sum(), 1)) for _, each in pictures]
+    order = json.loads(dataset.attrs["parameters"])["fragment_order"]
+    caption = (
+        f"Every pixel is one page frame of {format_bytes(states.sizes['frame'] * PAGE_BYTES)}. Each small square is 4 MiB, "
+        "the largest block; inside it frames follow a Z curve, so that every free block is a square or half of one, and the "
+        "finer the grain, the less is left for large requests. Blocks that hold a whole pageblock (2 MiB) are "
+        f"{large[0]:.1%} of free memory before and {large[-1]:.1%} after ageing, when "
+        f"{float(dataset['unusable_index'].isel(seed=0)[order]):.0%} of it is unusable for order {order}. Seed "
+        f"{int(dataset['seed'][0])} only; who owns a frame, and for how long, is left out."
+    )
+    return stem, "Memory before and after ageing", caption
+
+
+def _success_by_order(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
+    outcome = dataset["outcome"].sum("seed").transpose("policy", "order", "answer")
+    share = (outcome / outcome.sum("answer")).values
+    alike: dict[bytes, list[str]] = {}
+    tables: dict[bytes, Floats] = {}
+    for policy, table in zip(dataset["policy"].values, share, strict=True):
+        alike.setdefault(table.tobytes(), []).append(str(policy))
+        tables[table.tobytes()] = table
+    groups = [("\n".join(policies), tables[key]) for key, policies in alike.items()]
+    orders = dataset["order"].values
+    rows = [f"order {order}  {format_bytes(float(PAGE_BYTES << int(order)))}" for order in orders]
+    stem = "success-by-order"
+    save(served_bars(groups, rows), out, stem)
+    physical = dataset["outcome"].sum("seed").sel(policy="physical", answer="physical") / dataset["outcome"].sum(
+        ["seed", "answer"]
+    ).sel(policy="physical")
+    full = [int(order) for order in orders if float(physical.sel(order=order)) == 1]
+    first = f"Physical contiguity serves every request up to order {max(full)} and" if full else "Physical contiguity serves"
+    caption = (
+        f"{first} {float(physical[-1]):.0%} of order {int(orders[-1])}. With early-fallback the rest are served by virtually "
+        f"contiguous pages. {int(outcome[0, 0].sum())} requests of each order on copies of the same aged machine, "
+        f"{_seeds(dataset)}; reclaim and compaction, which would be tried first, are left out, and so is what a service costs."
+    )
+    return stem, "Who gets served, by order and policy", caption

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 import vclab
 from vckernels.buddy import describe_frames
@@ -34,7 +34,7 @@ from vclab.errors import OutOfMemory
 from vclab.gfp import GFP_VFALLBACK
 from vclab.ledger import ACCESS_CAUSES, price_access, price_overlapped
 from vclab.studies import Progress
-from vclab.system import System
+from vclab.system import RECORDED, System, check_paging, check_size
 from vclab.units import PAGE_BYTES, PAGE_SHIFT
 
 CELLS = ("i", "ii", "iii", "iv")
@@ -83,9 +83,20 @@ class Parameters(BaseModel):
     accesses: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
         25_000, description="fewest accesses of a steady phase"
     )
-    requests: Annotated[int, Field(ge=1, le=100_000)] = Field(256, description="requests of the policy trace, per order")
+    requests: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        256, description="requests of the policy trace, per order"
+    )
     seeds: Annotated[int, Field(ge=1, le=1000)] = Field(5, description="independent ageings")
-    seed: int = Field(1, description="first seed")
+    seed: int = Field(1, ge=0, description="first seed")
+
+    @model_validator(mode="after")
+    def _exists(self) -> Self:
+        """Refuse presets and sizes that do not exist before any work is done."""
+        presets.linux(self.linux)
+        check_paging(self.cpu, self.levels, self.direct_map)
+        if self.memory != RECORDED:
+            check_size(self.memory)
+        return self
 
 
 #: What ``--quick`` changes: one seed on a small machine.
@@ -125,7 +136,8 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
     parts = []
     for done, order in enumerate(parameters.orders):
         progress(0.4 + 0.6 * done / len(parameters.orders), f"order {order}")
-        parts.append(xr.merge([_measure_cells(system, parameters, order, point), _run_policies(system, parameters, order, point)]))
+        cells = _measure_cells(system, parameters, order, point)
+        parts.append(cells.merge(_run_policies(system, parameters, order, point)))
     dataset = xr.concat(parts, xr.Variable("order", parameters.orders))
     dataset["unusable_index"] = xr.Variable("target_order", [system.unusable_free_index(order) for order in range(11)])
     dataset["free_share"] = xr.Variable((), system.memory.free_share)
@@ -187,7 +199,11 @@ class _Cells:
         if cell == "iv":
             pages = self.nbytes // PAGE_BYTES
             cost = self.scattered.access_at(
-                self.open_coded[: live * pages], PAGE_BYTES, offsets, arrays=self.arrays[:live], array_nbytes=self.nbytes
+                self.open_coded[: live * pages],
+                PAGE_BYTES,
+                offsets,
+                arrays=self.arrays[:live],
+                array_nbytes=self.nbytes,
             )
         else:
             system = self.scattered if cell == "iii" else self.contiguous
@@ -233,9 +249,10 @@ def _measure_cells(aged: System, parameters: Parameters, order: int, seed: int) 
 
 def _coalescible(pages: Sequence[CompoundPage]) -> float:
     """Return the share of aligned groups of four pages whose frames are consecutive and aligned."""
-    groups = np.concatenate([page.frames.reshape(-1, 4) for page in pages if page.order >= 2] or [np.empty((0, 4))])
-    if not len(groups):
+    large = [page.frames.reshape(-1, 4) for page in pages if page.order >= 2]
+    if not large:
         return 0.0
+    groups = np.concatenate(large)
     whole = (groups[:, 0] % 4 == 0) & (np.diff(groups, axis=1) == 1).all(axis=1)
     return float(whole.mean())
 
@@ -309,7 +326,7 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
         "parameters": parameters.model_dump_json(),
         "recording": recording.name,
         "recording_digest": recording.digest,
-        "machine": "recorded machine" if parameters.memory == "recorded" else parameters.memory,
+        "machine": "recorded machine" if parameters.memory == RECORDED else parameters.memory,
         "first_level_reach_bytes": PAGE_BYTES * _entries(cpu, 1),
         "second_level_reach_bytes": PAGE_BYTES * _entries(cpu, 2),
         "left_out": LEFT_OUT,
@@ -350,8 +367,9 @@ _UNITS = {
 }
 
 LEFT_OUT = (
-    "Data caches: every data access costs a first-level hit, and every walk finds its tables in the caches, so the share "
-    "of translation is an upper bound when data misses and a lower one when tables do. Paging-structure caches, "
-    "prefetchers, other users of the TLB, PTE coalescing. Reclaim, compaction, per-CPU lists, watermarks. Time of "
-    "allocation and free: they are counted, not priced. NUMA placement, TLB sharing between hardware threads."
+    "Data caches: every data access costs a first-level hit and every walk finds its tables in the caches, so the share "
+    "of translation is an upper bound where data would miss and a lower one where tables would. Paging-structure "
+    "caches, prefetchers, other users of the TLB, coalescing of neighbouring entries. Reclaim, compaction, per-CPU "
+    "lists, watermarks. The time of allocation and free: they are counted, not priced. NUMA placement, TLB sharing "
+    "between hardware threads. Correlated deaths: blocks of one process die together in reality, one by one here."
 )

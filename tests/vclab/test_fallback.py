@@ -1,0 +1,184 @@
+"""The study fallback: paired cells, policies on one trace, claims."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from vckernels.causes import Cause
+from vclab import presets, studies
+from vclab.errors import ConfigurationError
+from vclab.studies import fallback
+from vclab.studies.fallback import measure
+from vclab.studies.fallback.measure import Parameters
+
+SMALL = {
+    "memory": "128MiB",
+    "orders": [1, 4, 9],
+    "live_pages": [1, 4],
+    "accesses": 3000,
+    "requests": 24,
+    "seeds": 2,
+    "fragment_order": 7,
+    "unusable": 0.9,
+}
+
+
+@pytest.fixture(scope="module")
+def parameters() -> Parameters:
+    return Parameters.model_validate(SMALL)
+
+
+@pytest.fixture(scope="module")
+def dataset(parameters: Parameters) -> xr.Dataset:
+    steps: list[float] = []
+    parts = [
+        fallback.run_point(parameters, point, lambda share, _: steps.append(share))
+        for point in fallback.points(parameters)
+    ]
+    assert steps[0] == 0
+    assert steps[-1] == 1
+    return fallback.combine(parameters, parts)
+
+
+def test_every_access_is_accounted_for(dataset: xr.Dataset) -> None:
+    events = dataset["events"]
+    loads = events.sel(event=["data_access", "page_array_access"]).sum("event")
+    answers = events.sel(event=["first_level_tlb_hit", "second_level_tlb_hit", "walk"]).sum("event")
+    xr.testing.assert_equal(loads, answers)
+
+
+def test_cells_meet_the_same_accesses(dataset: xr.Dataset) -> None:
+    accesses = dataset["events"].sel(event="data_access")
+    assert (accesses == accesses.isel(cell=0)).all()
+    arrays = dataset["events"].sel(event="page_array_access")
+    assert (arrays.sel(cell="iv") == accesses.sel(cell="iv")).all()
+    assert (arrays.sel(cell=["i", "ii", "iii"]) == 0).all()
+    # Each working set has offsets of its own, the same in all cells and seeds of one pattern differ.
+    digests = dataset["offsets_digest"].values
+    assert len(np.unique(digests[:, 0, 0])) == digests[:, 0, 0].size
+
+
+def test_cold_pass_of_a_chase_touches_each_page_once(dataset: xr.Dataset, parameters: Parameters) -> None:
+    cold = dataset["events"].sel(phase="cold", pattern="chase", event="data_access")
+    for order in parameters.orders:
+        for live in parameters.live_pages:
+            assert (cold.sel(order=order, live_pages=live) == live << order).all()
+    walks = dataset["events"].sel(phase="cold", pattern="chase", cell="iii", event="walk")
+    assert (walks == cold.sel(cell="iii")).all()
+
+
+def test_walks_load_four_words_for_4k_and_three_for_2m(dataset: xr.Dataset) -> None:
+    walks = dataset["events"].sel(event="walk")
+    references = dataset["events"].sel(event="walk_reference")
+    assert (references.sel(cell=["ii", "iii"]) == 4 * walks.sel(cell=["ii", "iii"])).all()
+    assert (references.sel(cell=["i", "iv"]) == 3 * walks.sel(cell=["i", "iv"])).all()
+
+
+def test_policies_answer_every_request(dataset: xr.Dataset, parameters: Parameters) -> None:
+    outcome = dataset["outcome"]
+    assert (outcome.sum("answer") == parameters.requests).all()
+    assert (outcome.sel(policy="physical", answer="virtual") == 0).all()
+    assert (outcome.sel(policy=["always-virtual", "vmalloc"], answer="physical") == 0).all()
+    physical = outcome.sel(policy="physical", answer="physical")
+    assert (outcome.sel(policy="early-fallback", answer="physical") <= physical).all()
+    # On an aged machine some request of order 9 has to be refused, or there is nothing to measure.
+    assert (outcome.sel(policy="physical", answer="failed", order=9) > 0).all()
+
+
+def test_memory_comes_back_but_for_table_pages(dataset: xr.Dataset) -> None:
+    retained = dataset["retained_frames"]
+    tables = dataset["work"].sel(operation="table_page")
+    xr.testing.assert_equal(retained, tables.drop_vars("operation"))
+    work = dataset["work"]
+    # What remains allocated are the tables, each a block of order 0.
+    assert (work.sel(operation="allocation") - work.sel(operation="free") == tables).all()
+
+
+def test_overhead_is_counted_byte_by_byte(dataset: xr.Dataset) -> None:
+    linux = presets.linux("6.18")
+    each = linux.vm_struct_allocated_bytes.value + linux.vmap_area_bytes.value
+    for order in dataset["order"].values:
+        virtual = dataset["outcome"].sel(policy="vmalloc", answer="virtual", order=order)
+        expected = virtual * (each + 16 * 2 ** int(order))
+        assert (dataset["attributed_bytes"].sel(policy="vmalloc", order=order) == expected).all()
+    assert (dataset["attributed_bytes"].sel(policy="physical") == 0).all()
+
+
+def test_pricing_follows_the_preset(dataset: xr.Dataset) -> None:
+    latency = presets.cpu("zen3").latency
+    events = dataset["events"]
+    serial = (
+        latency.first_level_data.value * events.sel(event=["data_access", "page_array_access"]).sum("event")
+        + latency.second_level_tlb_hit.value * events.sel(event="second_level_tlb_hit")
+        + (latency.second_level_tlb_hit.value + latency.walk.value) * events.sel(event="walk")
+    )
+    np.testing.assert_allclose(dataset["cycles"].sum("cause"), serial)
+    again = measure.priced(dataset, presets.cpu("k8"))
+    assert not again["cycles"].equals(dataset["cycles"])
+    xr.testing.assert_equal(again["events"], dataset["events"])
+
+
+def test_frame_states_are_kept_for_one_seed(dataset: xr.Dataset) -> None:
+    states = dataset["frame_state"]
+    assert states.sizes == {"moment": 2, "frame": 128 * 256}
+    free_before, free_after = (float((states.sel(moment=m) <= 10).mean()) for m in ("before", "after"))
+    assert free_before > 0.99
+    assert free_after == pytest.approx(0.30, abs=0.011)
+
+
+def test_claims_cover_the_rfc_and_judge_by_their_threshold(dataset: xr.Dataset) -> None:
+    claims = fallback.claims(dataset)
+    measured = [claim for claim in claims if claim.value is not None]
+    assert len(claims) == 10
+    assert len(measured) == 6
+    for claim in measured:
+        assert claim.verdict in ("holds", "does not hold", "undecided")
+        assert claim.threshold
+        assert claim.left_out
+        assert claim.low is not None
+        assert claim.high is not None
+        assert claim.low <= claim.value <= claim.high
+    assert all(claim.verdict == "not measured yet" for claim in claims if claim.value is None)
+    assert fallback.summary(dataset)
+
+
+def test_provenance_is_complete(dataset: xr.Dataset) -> None:
+    assert dataset.attrs["study"] == "fallback"
+    assert len(dataset.attrs["recording_digest"]) == 64
+    assert dataset["cycles"].attrs["units"] == "cycles"
+    assert Parameters.model_validate_json(dataset.attrs["parameters"]).seeds == 2
+
+
+def test_same_seed_same_numbers(dataset: xr.Dataset, parameters: Parameters) -> None:
+    again = fallback.run_point(parameters, 2, lambda *_: None)
+    np.testing.assert_array_equal(again["events"], dataset["events"].sel(seed=2))
+    np.testing.assert_array_equal(again["work"], dataset["work"].sel(seed=2))
+
+
+def test_events_are_those_that_accesses_cause() -> None:
+    assert [cause.name for cause in measure.EVENTS][-1] == "WALK_REFERENCE"
+    assert Cause.TLB_FAULT not in measure.EVENTS
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"nonsense": 1}, "nonsense of study fallback: does not exist; there are cpu"),
+        ({"seeds": 0}, "seeds of study fallback"),
+        ({"cpu": "zen9"}, "cpu preset 'zen9' does not exist"),
+        ({"levels": 5}, "presets that have it: ice-lake"),
+        ({"memory": "5K"}, "cannot be modelled"),
+        ({"orders": [11]}, "orders.0"),
+    ],
+)
+def test_bad_parameters_are_refused_at_once(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        studies.parameters("fallback", settings)
+    assert message in str(caught.value)
+
+
+def test_unknown_study_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="there are fallback"):
+        studies.find("nothing")

@@ -1,0 +1,101 @@
+"""The allocator against a recorded kernel: T1, T2, T3, T7 and the free-running replay."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vckernels.replay import Count
+from vclab import recordings, replay
+from vclab.errors import RecordingError
+from vclab.recorded import kernel_stream, pageblock_types, recorded_zone, snapshot_buddy
+from vclab.recordings import Recording
+
+
+@pytest.fixture(scope="module")
+def recording() -> Recording:
+    return recordings.load("compile")
+
+
+@pytest.fixture(scope="module")
+def checks(recording: Recording) -> dict[str, replay.Check]:
+    return {check.name: check for check in replay.check(recording)}
+
+
+def test_t1_final_free_lists_equal_the_recorded_ones(checks: dict[str, replay.Check]) -> None:
+    assert checks["T1"].rate == 0
+
+
+def test_t2_next_frame_is_foreseen(checks: dict[str, replay.Check]) -> None:
+    assert checks["T2 all"].rate >= 0.965
+    assert checks["T2 known"].rate >= 0.998
+    assert "lowest first gives 96.5" in checks["T2 all"].detail
+
+
+def test_t3_split_order_is_foreseen(checks: dict[str, replay.Check]) -> None:
+    assert checks["T3"].rate >= 0.999
+
+
+def test_t7_without_the_tail_rule_foresight_falls(checks: dict[str, replay.Check]) -> None:
+    assert 0.955 <= checks["T7"].rate <= 0.970
+
+
+def test_free_running_replay_ends_near_the_real_buddyinfo(checks: dict[str, replay.Check]) -> None:
+    assert checks["free running"].rate <= 0.05
+
+
+def test_all_thresholds_are_met(checks: dict[str, replay.Check]) -> None:
+    assert all(check.passed for check in checks.values())
+
+
+def test_skipped_removals_are_in_no_denominator(recording: Recording) -> None:
+    stream = kernel_stream(recording)
+    _, counts = replay.follow(recording, stream, ascending=False, merge_likely_to_tail=True)
+    removals = int(np.count_nonzero(recording.stream.operation == 3))
+    assert counts[Count.REMOVALS_SKIPPED] == 353
+    assert counts[Count.REMOVALS] == removals - 353
+    assert counts[Count.RESYNCHRONISATIONS] == (
+        counts[Count.REMOVALS] - counts[Count.FRAME_RIGHT] + counts[Count.CLAIMS] - counts[Count.CLAIMS_RIGHT]
+    )
+    assert counts[Count.FREES_SKIPPED] == 0
+
+
+def test_t1_can_fail(recording: Recording) -> None:
+    assert recording.free_after is not None
+    untouched = snapshot_buddy(recording, kernel_stream(recording))
+    assert replay.differing_frames(recording, untouched, recording.free_after) > 100_000
+    assert not replay.Check("T1", "", 1, 0, at_most=True).passed
+
+
+def test_two_halves_differ_from_the_whole(recording: Recording) -> None:
+    stream = kernel_stream(recording)
+    buddy = snapshot_buddy(recording, stream)
+    assert replay.differing_frames(recording, buddy, recording.free_before) == 0
+    whole = recording.free_before
+    at = int(np.argmax(whole.orders))
+    halves = dataclasses.replace(
+        whole,
+        frames=np.insert(whole.frames, at + 1, whole.frames[at] + (1 << (int(whole.orders[at]) - 1))),
+        orders=np.insert(whole.orders, at + 1, whole.orders[at] - 1).astype(np.int8),
+    )
+    halves.orders[at] -= 1
+    assert replay.differing_frames(recording, buddy, halves) == 1 << int(whole.orders[at])
+
+
+def test_recorded_zone_holds_what_was_recorded(recording: Recording) -> None:
+    zone = recorded_zone(recording)
+    frames, orders = zone.blocks()
+    np.testing.assert_array_equal(frames, recording.free_before.frames)
+    np.testing.assert_array_equal(orders, recording.free_before.orders)
+    assert zone.audit() == 0
+    types, unknown = pageblock_types(recording, kernel_stream(recording))
+    assert len(types) == recording.frames // 512
+    assert 0 < unknown < len(types)
+
+
+def test_unknown_migratetypes_are_refused(recording: Recording) -> None:
+    stream = dataclasses.replace(recording.stream, migratetype=np.full_like(recording.stream.migratetype, 5))
+    with pytest.raises(RecordingError, match="migratetypes above 4"):
+        kernel_stream(dataclasses.replace(recording, stream=stream))
