@@ -25,8 +25,8 @@ TICK_US = 10_000
 TAILS = {"never": 0, "hour": 3600, "day": 86400}
 TOLERANCE = 0.01
 QUANTILES = 4096
-#: Arrivals while memory is let run empty, as a share of the recorded rate: some, so that holes are refilled.
-IDLE_RATE = 0.05
+#: Arrivals for each death while memory is let run empty: some, so that holes are refilled.
+REPLACED = 0.1
 MAX_ROUNDS = 40
 _NEVER = 1 << 60
 
@@ -205,13 +205,16 @@ class Ageing:
     def _until(
         self,
         goal: Goal,
-        rate: float,
+        filling: bool,
         promised_at_most: int = -1,
         usable_at_least: int = _NEVER,
         free_at_most: int = -1,
         free_at_least: int = _NEVER,
     ) -> bool:
-        """Let time pass until one bound (frames) holds or the goal is met; False if the wheel of time ends first."""
+        """Let time pass until one bound (frames) holds or the goal is met; False if the wheel of time ends first.
+
+        While ``filling`` blocks arrive at the recorded rate, else only some for those that die.
+        """
         near = TOLERANCE / 2
         whole = 1 << 20
         bounds = Bounds(
@@ -225,10 +228,10 @@ class Ageing:
             int((1 - goal.unusable - near) * whole),
             int((1 - goal.unusable + near) * whole),
         )
-        arrivals = int(rate * self.law.rate * self.zone.frames * whole)
-        return bool(
-            kernels.age(self.population, self.zone.buddy, self.rng, arrivals, len(self.population.wheel), bounds)
-        )
+        rate = int(self.law.rate * self.zone.frames * whole) if filling else 0
+        replaced = 0 if filling else int(REPLACED * whole)
+        ticks = len(self.population.wheel)
+        return bool(kernels.age(self.population, self.zone.buddy, self.rng, rate, replaced, ticks, bounds))
 
     @property
     def summary(self) -> dict[str, float]:
@@ -263,17 +266,17 @@ class Ageing:
             if miss <= TOLERANCE:
                 return
             if usable > target:
-                alive = self._until(goal, 1.0, promised_at_most=target, free_at_most=goal.managed // 200)
-                alive = alive and self._until(goal, IDLE_RATE, free_at_least=goal.free_frames)
+                alive = self._until(goal, True, promised_at_most=target, free_at_most=goal.managed // 200)
+                alive = alive and self._until(goal, False, free_at_least=goal.free_frames)
                 # What deaths put together, and late arrivals took, on the way back is learned from each round.
                 target = max(0, target - (int(usable_frames(buddy, goal.order)) - goal.usable_frames) // 2)
             elif free < goal.free_frames:
-                alive = self._until(goal, IDLE_RATE, free_at_least=goal.free_frames)
+                alive = self._until(goal, False, free_at_least=goal.free_frames)
             elif usable >= goal.usable_frames:
-                alive = self._until(goal, 1.0, free_at_most=goal.free_frames)
+                alive = self._until(goal, True, free_at_most=goal.free_frames)
             else:
-                alive = self._until(goal, IDLE_RATE, usable_at_least=goal.usable_frames + slack)
-                alive = alive and self._until(goal, 1.0, free_at_most=goal.free_frames)
+                alive = self._until(goal, False, usable_at_least=goal.usable_frames + slack)
+                alive = alive and self._until(goal, True, free_at_most=goal.free_frames)
             if not alive:
                 break
         raise FragmentationNotReached(

@@ -184,6 +184,7 @@ def age(
     buddy: Buddy,
     rng: np.random.Generator,
     rate: int,
+    replaced: int,
     ticks: int,
     bounds: Bounds,
 ) -> bool:
@@ -199,6 +200,8 @@ def age(
         Advanced.
     rate : int
         Arrivals in 2**20 ticks.
+    replaced : int
+        Of 2**20 deaths, how many are followed by an arrival on top of that.
     ticks : int
         Most ticks to pass; the wheel's end is the end as well.
     bounds : Bounds
@@ -229,6 +232,7 @@ def age(
             if state >= ALLOCATED:
                 give_back(buddy, frame, state & 15)
                 clock[Clock.DEATHS] += 1
+                clock[Clock.OWED] += replaced
             frame = following
         clock[Clock.OWED] += rate
         due = clock[Clock.OWED] >> 20

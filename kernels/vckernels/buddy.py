@@ -178,6 +178,7 @@ def take_smallest(buddy: Buddy, order: int, migratetype: int) -> int:
 
 @kernel(inline=True)
 def is_free(buddy: Buddy, frame: int, order: int) -> bool:
+    """Return whether a free block of exactly this order starts at a frame (0 or more) and lies inside the zone."""
     return frame + (1 << order) <= len(buddy.state) and buddy.state[frame] == order
 
 

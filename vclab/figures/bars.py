@@ -24,10 +24,31 @@ class Part:
     colour: str
     hatch: str = ""
 
+    @property
+    def edge(self) -> str:
+        """Colour of its outline and hatching."""
+        return MUTED if self.colour == "#ffffff" else "#ffffff"
+
 
 #: Looks for parts without a look of their own, in order.
-PART_LOOKS = ((GREY, ""), (SKY, "...."), (ORANGE, "////"), (VERMILLION, "xxxx"), (BLUE, "\\\\\\\\"), ("#f0e442", "||||"))
-SERVED = (Part("physical", BLUE), Part("virtual", ORANGE, "////"), Part("failed", "#ffffff", "...."))
+PART_LOOKS = (
+    (GREY, ""),
+    (SKY, "\\\\\\\\"),
+    (ORANGE, "////"),
+    (VERMILLION, "xxxx"),
+    (BLUE, "||||"),
+    ("#f0e442", "----"),
+)
+SERVED = (Part("physically contiguous", BLUE), Part("virtually contiguous", ORANGE, "////"), Part("failed", "#ffffff"))
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A plot of stacked bars: title, a quieter note beside or below it, and float64[rows, parts]."""
+
+    title: str
+    note: str
+    values: Floats
 
 
 def parts(names: Sequence[str]) -> list[Part]:
@@ -35,15 +56,13 @@ def parts(names: Sequence[str]) -> list[Part]:
     return [Part(name, *PART_LOOKS[row % len(PART_LOOKS)]) for row, name in enumerate(names)]
 
 
-def stacked_bars(
-    groups: Sequence[tuple[str, Floats]], rows: Sequence[str], stack: Sequence[Part], unit: str
-) -> Figure:
+def stacked_bars(groups: Sequence[Bars], rows: Sequence[str], stack: Sequence[Part], unit: str) -> Figure:
     """Draw horizontal stacked bars, one group below the other on one axis, values written where they fit.
 
     Parameters
     ----------
-    groups : sequence of (str, float64[rows, parts])
-        Title and heights of each group.
+    groups : sequence of Bars
+        Plots.
     rows : sequence of str
         Names of the bars of every group.
     stack : sequence of Part
@@ -56,52 +75,55 @@ def stacked_bars(
         height = 0.95 + len(groups) * (each + 0.42)
         figure = new_figure(height)
         all_axes = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
-        figure.subplots_adjust(
-            left=0.27, right=0.965, top=1 - 0.72 / height, bottom=0.5 / height, hspace=0.42 / each
-        )
-        longest = max(float(values.sum(1).max()) for _, values in groups)
-        for axes, (title, values) in zip(all_axes, groups, strict=True):
-            axes.set_xlim(0, longest * 1.1)
-            axes.set_title(title, x=-0.355, pad=5)
+        figure.subplots_adjust(left=0.255, right=0.985, top=1 - 0.72 / height, bottom=0.5 / height, hspace=0.42 / each)
+        longest = max(float(group.values.sum(1).max()) for group in groups)
+        for axes, group in zip(all_axes, groups, strict=True):
+            axes.set_xlim(0, longest * 1.08)
             axes.grid(axis="x")
-            _draw_rows(axes, values, stack, lambda value: f"{value:.1f}")
-            for row, total in enumerate(values.sum(1)):
-                axes.text(
-                    total + 0.008 * longest, row, f"{total:.1f}", va="center", fontsize=8.5, fontweight="bold", color=INK
-                )
+            axes.annotate(group.title, (0, 1), (-132, 7), **_CORNER, fontsize=10, fontweight="bold")
+            axes.annotate(group.note, (0, 1), (0, 7), **_CORNER, fontsize=9, color=MUTED)
+            _draw_rows(axes, group.values, stack, lambda value: f"{value:.1f}")
+            for row, total in enumerate(group.values.sum(1)):
+                place = total + 0.008 * longest
+                axes.text(place, row, f"{total:.1f}", va="center", fontsize=8.5, fontweight="bold", color=INK)
             axes.set_yticks(range(len(rows)), rows)
         all_axes[-1].set_xlabel(unit)
-        _legend(figure, stack, height)
+        _legend(figure, stack)
         return figure
 
 
-def served_bars(
-    groups: Sequence[tuple[str, Floats]], rows: Sequence[str], stack: Sequence[Part] = SERVED
-) -> Figure:
+_CORNER = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+
+
+def served_bars(groups: Sequence[Bars], rows: Sequence[str], stack: Sequence[Part] = SERVED) -> Figure:
     """Draw shares of requests, policies side by side, one bar for each order.
 
     Parameters
     ----------
-    groups : sequence of (str, float64[rows, parts])
-        Title and shares, 0 to 1, of each policy.
+    groups : sequence of Bars
+        Plots: shares, 0 to 1, under each policy.
     rows : sequence of str
         Names of the orders.
     stack : sequence of Part
         What may become of a request.
     """
     with style():
-        height = 1.15 + 0.27 * len(rows)
+        lines = max(group.title.count("\n") + group.note.count("\n") + 2 for group in groups)
+        head = 0.42 + 0.17 * lines
+        height = head + 0.47 + 0.27 * len(rows)
         figure = new_figure(height)
         all_axes = figure.subplots(1, len(groups), sharex=True, sharey=True, squeeze=False)[0]
-        figure.subplots_adjust(left=0.145, right=0.975, top=1 - 0.68 / height, bottom=0.47 / height, wspace=0.09)
-        for axes, (title, values) in zip(all_axes, groups, strict=True):
-            axes.set_title(title, pad=5)
+        figure.subplots_adjust(left=0.16, right=0.965, top=1 - head / height, bottom=0.47 / height, wspace=0.16)
+        for axes, group in zip(all_axes, groups, strict=True):
+            lines_of_note = group.note.count("\n") + 1
+            axes.annotate(group.note, (0, 1), (0, 4), **_CORNER, fontsize=8.5, color=MUTED)
+            axes.annotate(group.title, (0, 1), (0, 6 + 11 * lines_of_note), **_CORNER, fontsize=10, fontweight="bold")
             axes.set_xlim(0, 100)
-            _draw_rows(axes, 100 * values, stack, lambda value: f"{value:.0f}")
+            _draw_rows(axes, 100 * group.values, stack, lambda value: f"{value:.0f}")
             axes.set_xticks([0, 50, 100])
         all_axes[0].set_yticks(range(len(rows)), rows)
-        figure.text(0.56, 0.08 / height, "share of requests, %", ha="center", color="#333333")
-        _legend(figure, stack, height)
+        figure.text(0.5625, 0.06 / height, "share of requests, %", ha="center", color="#333333")
+        _legend(figure, stack)
         return figure
 
 
@@ -110,47 +132,34 @@ def _draw_rows(axes: Axes, values: Floats, stack: Sequence[Part], text: Callable
     axes.set_ylim(len(values) - 0.42, -0.58)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    room = axes.get_xlim()[1] * 0.055 * (1 if axes.get_position().width > 0.5 else 2.4)
+    figure = axes.get_figure()
+    assert figure is not None
+    inches = axes.get_position().width * figure.get_figwidth()  # type: ignore[union-attr]
+    per_character = axes.get_xlim()[1] / inches * 0.095
     starts = np.zeros(len(values))
     for column, part in enumerate(stack):
         widths = values[:, column]
-        axes.barh(
-            np.arange(len(values)),
-            widths,
-            left=starts,
-            height=0.76,
-            color=part.colour,
-            hatch=part.hatch,
-            edgecolor=_hatch_colour(part),
-            linewidth=0.5,
-        )
-        for row in np.flatnonzero(widths >= room):
-            label = axes.text(
-                starts[row] + widths[row] / 2,
-                row,
-                text(float(widths[row])),
-                ha="center",
-                va="center",
-                fontsize=8,
-                color=readable_on(part.colour),
-            )
+        look = {"color": part.colour, "hatch": part.hatch, "edgecolor": part.edge, "linewidth": 0.5}
+        axes.barh(np.arange(len(values)), widths, left=starts, height=0.76, **look)  # type: ignore[arg-type]
+        for row, width in enumerate(widths):
+            label = text(float(width))
+            if width < per_character * len(label):
+                continue
+            written = axes.text(starts[row] + width / 2, row, label, ha="center", va="center", fontsize=8)
+            written.set_color(readable_on(part.colour))
             if part.hatch:
-                label.set_bbox({"facecolor": part.colour, "edgecolor": "none", "pad": 1.2})
+                written.set_bbox({"facecolor": part.colour, "edgecolor": "none", "pad": 1.0})
         starts = starts + widths
 
 
-def _hatch_colour(part: Part) -> str:
-    return MUTED if part.colour == "#ffffff" else "#ffffff"
-
-
-def _legend(figure: Figure, stack: Sequence[Part], height: float) -> None:
+def _legend(figure: Figure, stack: Sequence[Part]) -> None:
     handles = [
-        Patch(facecolor=part.colour, hatch=part.hatch, edgecolor=_hatch_colour(part), label=part.name) for part in stack
+        Patch(facecolor=part.colour, hatch=part.hatch, edgecolor=part.edge, label=part.name) for part in stack
     ]
     figure.legend(
         handles=handles,
         loc="upper left",
-        bbox_to_anchor=(0.0, 1 - 0.02 / height),
+        bbox_to_anchor=(0.0, 1 - 0.02 / figure.get_figheight()),
         ncols=len(stack),
         handlelength=1.5,
         handleheight=1.0,

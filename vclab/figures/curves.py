@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
-from vclab.figures.style import BLUE, GREEN, INK, MUTED, PURPLE, VERMILLION, new_figure, spread, style
+from vclab.figures.style import BLUE, GREEN, MUTED, PURPLE, VERMILLION, new_figure, spread, style
 from vclab.units import format_bytes
 
 Floats = npt.NDArray[np.float64]
+LEFT, RIGHT = 0.6, 2.1
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,13 @@ class Look:
     marker: str
     width: float = 1.8
 
+    @property
+    def is_broad(self) -> bool:
+        """Whether it is a band on which another line may lie."""
+        return self.width > 3
 
-#: Looks in drawing order; the second is a broad band that another line may lie on.
+
+#: Looks of curves in their order.
 LOOKS = (
     Look(BLUE, "-", "o"),
     Look(GREEN, "-", "s", 5.0),
@@ -42,8 +49,8 @@ class Curve:
 
     Attributes
     ----------
-    label : str
-        Written at the line's end.
+    name, label : str
+        Short name, and what it means: written at the line's end.
     size, cost, low, high : ndarray
         Live bytes in ascending order, cycles per access, and their least and greatest over seeds.
     dot_size, dot_cost : ndarray
@@ -52,6 +59,7 @@ class Curve:
         Lower bound of the cost, at the same sizes.
     """
 
+    name: str
     label: str
     size: Floats
     cost: Floats
@@ -64,14 +72,30 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """A title and its curves."""
+    """A title and its curves: in one plot, or if they have floors in a plot each, side by side."""
 
     title: str
     curves: Sequence[Curve]
 
+    @property
+    def is_split(self) -> bool:
+        """Whether each curve has a plot of its own."""
+        return any(curve.floor is not None for curve in self.curves)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The axis that all plots share: live bytes in units of a TLB's reach."""
+
+    unit: float
+    smallest: float
+    largest: float
+    top: float
+    reaches: Sequence[tuple[float, str]]
+
 
 def cost_curves(panels: Sequence[Panel], reaches: Sequence[tuple[float, str]], unit: float) -> Figure:
-    """Draw cost against live bytes over TLB reach, one panel above the other on one axis.
+    """Draw cost against live bytes over TLB reach, panels one above the other.
 
     Parameters
     ----------
@@ -83,102 +107,158 @@ def cost_curves(panels: Sequence[Panel], reaches: Sequence[tuple[float, str]], u
     unit : float
         Bytes that the axis counts in: the reach of the last TLB level.
     """
+    curves = [curve for panel in panels for curve in panel.curves]
+    sizes = np.concatenate([curve.size for curve in curves])
+    scale = Scale(
+        unit, sizes.min() / unit, sizes.max() / unit, max(float(curve.high.max()) for curve in curves), reaches
+    )
     with style():
-        figure = new_figure(0.85 + 3.0 * len(panels))
-        height = figure.get_figheight()
-        all_axes = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-        figure.subplots_adjust(left=0.075, right=0.765, top=1 - 0.3 / height, bottom=0.62 / height, hspace=0.2)
-        sizes = np.concatenate([curve.size for panel in panels for curve in panel.curves])
-        top = max(float(curve.high.max()) for panel in panels for curve in panel.curves)
-        for axes, panel in zip(all_axes, panels, strict=True):
-            axes.set_xscale("log", base=2)
-            axes.set_xlim(sizes.min() / unit / 1.35, sizes.max() / unit * 1.35)
-            axes.set_ylim(0, top * 1.22)
-            axes.set_title(panel.title)
-            axes.set_ylabel("cycles per access")
-            axes.grid(axis="y")
-            _mark_reaches(axes, reaches, unit)
-            _draw_curves(axes, panel.curves, unit)
-            _label_ends(axes, panel.curves, unit)
-        _size_ticks(all_axes[-1], float(sizes.min()), float(sizes.max()), unit)
+        heights = [2.5 if panel.is_split else 3.0 for panel in panels]
+        figure = new_figure(sum(heights) + 0.85 * len(panels) + 0.1)
+        width, height = figure.get_size_inches()
+        below = height
+        for panel, tall in zip(panels, heights, strict=True):
+            below -= tall + 0.4
+            figure.text(0.06 / width, (below + tall + 0.14) / height, panel.title, fontsize=10, fontweight="bold")
+            figure.text(0.5, (below - 0.42) / height, _axis_name(panel), ha="center", va="top", color="#333333")
+            _draw_panel(figure, panel, scale, below, tall)
+            below -= 0.45 + 0.02
         return figure
 
 
-def _mark_reaches(axes: Axes, reaches: Sequence[tuple[float, str]], unit: float) -> None:
+def _axis_name(panel: Panel) -> str:
+    name = "live bytes over the reach of the second-level TLB with 4K entries"
+    return name if panel.is_split else f"{name}, and live bytes"
+
+
+def _draw_panel(figure: Figure, panel: Panel, scale: Scale, below: float, tall: float) -> None:
+    width, height = figure.get_size_inches()
+    if not panel.is_split:
+        axes = figure.add_axes((LEFT / width, below / height, (width - LEFT - RIGHT) / width, tall / height))
+        _prepare(axes, scale, named=True)
+        for layer, (curve, look) in enumerate(zip(panel.curves, LOOKS, strict=False)):
+            _draw_curve(axes, curve, look, scale, layer)
+        _label_ends(axes, panel.curves, scale)
+        _size_ticks(axes, scale, 7, with_bytes=True)
+        axes.set_ylabel("cycles per access")
+        return
+    each = (width - LEFT - 0.42) / len(panel.curves)
+    for column, (curve, look) in enumerate(zip(panel.curves, LOOKS, strict=False)):
+        box = ((LEFT + column * each) / width, below / height, (each - 0.3) / width, (tall - 0.3) / height)
+        axes = figure.add_axes(box)
+        _prepare(axes, scale, named=False)
+        axes.set_title(f"{curve.name}  {curve.label}", fontsize=8, fontweight="normal", color=look.colour, pad=4)
+        _draw_curve(axes, curve, look, scale, 0)
+        _label_bounds(axes, curve, look, scale)
+        _size_ticks(axes, scale, 3, with_bytes=False)
+        if column:
+            axes.set_yticklabels([])
+        else:
+            axes.set_ylabel("cycles per access")
+
+
+def _prepare(axes: Axes, scale: Scale, *, named: bool) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(scale.smallest / 1.35, scale.largest * 1.35)
+    axes.set_ylim(0, scale.top * (1.22 if named else 1.08))
+    axes.grid(axis="y")
     left, right = axes.get_xlim()
     start = left
-    for number, (end, name) in enumerate(reaches):
-        stop = min(max(end / unit, left), right)
+    for number, (end, name) in enumerate(scale.reaches):
+        stop = min(max(end / scale.unit, left), right)
         if number % 2:
-            axes.axvspan(start, stop, color="#f2f4f7", linewidth=0, zorder=0)
-        if left < end / unit < right:
-            axes.axvline(end / unit, color="#9aa3ad", linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
-        if np.log2(stop / start) > 0.12 * np.log2(right / left):
+            axes.axvspan(start, stop, color="#f1f3f6", linewidth=0, zorder=0)
+        if left < stop < right:
+            axes.axvline(stop, color="#9aa3ad", linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+        if named and np.log2(stop / start) > 0.12 * np.log2(right / left):
             centre = float(np.sqrt(start * stop))
-            axes.text(centre, 0.985, name, transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=8, color=MUTED)
+            where = axes.get_xaxis_transform()
+            axes.text(centre, 0.985, name, transform=where, ha="center", va="top", fontsize=8, color=MUTED)
         start = stop
 
 
-def _draw_curves(axes: Axes, curves: Sequence[Curve], unit: float) -> None:
-    for layer, (curve, look) in enumerate(zip(curves, LOOKS, strict=False)):
-        broad = look.width > 3
-        alpha = 0.45 if broad else 1.0
-        x = curve.size / unit
-        if curve.floor is not None:
-            axes.fill_between(x, curve.floor, curve.cost, color=look.colour, alpha=0.1, linewidth=0, zorder=2)
-            axes.plot(
-                x, curve.floor, color=look.colour, linestyle=look.dashes, linewidth=look.width * 0.6, alpha=alpha, zorder=3
-            )
-        axes.plot(
-            curve.dot_size / unit,
-            curve.dot_cost,
-            linestyle="",
-            marker=look.marker,
-            markersize=3,
-            color=look.colour,
-            alpha=0.25,
-            markeredgewidth=0,
-            zorder=3,
-        )
-        axes.vlines(x, curve.low, curve.high, color=look.colour, linewidth=1, zorder=4)
-        axes.plot(
-            x,
-            curve.cost,
-            color=look.colour,
-            linestyle=look.dashes,
-            linewidth=look.width,
-            alpha=alpha,
-            marker="" if broad else look.marker,
-            solid_capstyle="butt",
-            zorder=4 + 0.1 * layer,
-        )
+def _draw_curve(axes: Axes, curve: Curve, look: Look, scale: Scale, layer: int) -> None:
+    x = curve.size / scale.unit
+    broad = look.is_broad and curve.floor is None
+    line = {"color": look.colour, "linestyle": look.dashes, "solid_capstyle": "butt"}
+    if curve.floor is not None:
+        axes.fill_between(x, curve.floor, curve.cost, color=look.colour, alpha=0.13, linewidth=0, zorder=2)
+        axes.plot(x, curve.floor, linewidth=1.2, zorder=3, **line)  # type: ignore[arg-type]
+    else:
+        dots = {"linestyle": "", "marker": look.marker, "markersize": 3, "markeredgewidth": 0, "alpha": 0.3}
+        axes.plot(curve.dot_size / scale.unit, curve.dot_cost, color=look.colour, zorder=3, **dots)  # type: ignore[arg-type]
+    axes.vlines(x, curve.low, curve.high, color=look.colour, linewidth=1, zorder=4)
+    axes.plot(
+        x,
+        curve.cost,
+        linewidth=look.width if broad else 1.8,
+        alpha=0.45 if broad else 1.0,
+        marker="" if broad else look.marker,
+        markersize=4 if curve.floor is None else 2.6,
+        zorder=4 + 0.1 * layer,
+        **line,  # type: ignore[arg-type]
+    )
 
 
-def _label_ends(axes: Axes, curves: Sequence[Curve], unit: float) -> None:
+def _label_ends(axes: Axes, curves: Sequence[Curve], scale: Scale) -> None:
+    """Write each curve's last value and name to the right of it, moved apart where they would touch."""
     low, high = axes.get_ylim()
     gap = 0.075 * (high - low)
-    ends = [float(curve.cost[-1]) for curve in curves]
-    places = spread([end + 0.001 * rank for rank, end in enumerate(reversed(ends))][::-1], gap, low + gap / 2, high - gap / 2)
-    edge = axes.get_xlim()[1]
+    ends = np.array([float(curve.cost[-1]) for curve in curves])
+    first_on_top = 1e-6 * np.arange(len(ends))[::-1]
+    places = spread(ends + first_on_top, gap, low + gap / 2, high - gap / 2)
+    figure = axes.get_figure()
+    assert figure is not None
+    beside = axes.get_yaxis_transform() + ScaledTranslation(0.2, 0, figure.dpi_scale_trans)
     for curve, look, end, place in zip(curves, LOOKS, ends, places, strict=False):
         axes.annotate(
-            f"{curve.label}  {end:.1f}",
-            xy=(float(curve.size[-1]) / unit, end),
-            xytext=(edge * 1.45, place),
-            textcoords="data",
+            f"{end:.1f}  {curve.name}  {curve.label}",
+            xy=(float(curve.size[-1]) / scale.unit, end),
+            xytext=(1.0, place),
+            textcoords=beside,
             va="center",
-            fontsize=8.5,
+            fontsize=8,
             color=look.colour,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": look.colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": look.colour,
+                "linewidth": 0.7,
+                "shrinkA": 1,
+                "shrinkB": 3,
+                "relpos": (0.0, 0.5),
+            },
         )
 
 
-def _size_ticks(axes: Axes, smallest: float, largest: float, unit: float) -> None:
-    first, last = int(np.ceil(np.log2(smallest / unit))), int(np.floor(np.log2(largest / unit)))
-    step = max(1, (last - first) // 6)
+def _label_bounds(axes: Axes, curve: Curve, look: Look, scale: Scale) -> None:
+    assert curve.floor is not None
+    low, high = axes.get_ylim()
+    ends = [float(curve.cost[-1]), float(curve.floor[-1])]
+    places = spread(ends, 0.07 * (high - low), 0.02 * high, high)
+    for end, place in zip(ends, places, strict=True):
+        axes.annotate(
+            f"{end:.1f}",
+            xy=(float(curve.size[-1]) / scale.unit, place),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=look.colour,
+            annotation_clip=False,
+        )
+
+
+def _size_ticks(axes: Axes, scale: Scale, most: int, *, with_bytes: bool) -> None:
+    """Put ticks at powers of two, at most so many, one of them at 1."""
+    first, last = int(np.ceil(np.log2(scale.smallest))), int(np.floor(np.log2(scale.largest)))
+    step = max(1, -(-(last - first + 1) // most))
     exponents = [exponent for exponent in range(first, last + 1) if exponent % step == 0]
-    axes.set_xticks([2.0**exponent for exponent in exponents])
-    axes.set_xticklabels([f"{Fraction(2) ** exponent}\n{format_bytes(unit * 2.0**exponent)}" for exponent in exponents])
+    labels = [str(Fraction(2) ** exponent) for exponent in exponents]
+    if with_bytes:
+        labels = [
+            f"{label}\n{format_bytes(scale.unit * 2.0**exponent)}"
+            for label, exponent in zip(labels, exponents, strict=True)
+        ]
+    axes.set_xticks([2.0**exponent for exponent in exponents], labels)
     axes.minorticks_off()
-    axes.set_xlabel("live bytes over the reach of the second-level TLB with 4K entries", color=INK)

@@ -24,17 +24,18 @@ States = npt.NDArray[np.uint8]
 #: Frames of one square: a block of the largest order.
 SQUARE = 1024
 SIDE = 32
+ROW = 0.19  # inches from line to line of the legend
 ALLOCATED = 16
 HOLE = 255
 #: Above this many frames one pixel stands for four of them, or sixteen and so on.
 MOST_PIXELS = 1 << 22
 #: Name, colour and states of everything a frame can be; the last is what lies outside memory.
 KINDS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
-    ("free, order 0: single pages", "#9ecae1", (0,)),
-    ("free, orders 1–3", "#4292c6", (1, 2, 3)),
-    ("free, orders 4–8: large blocks", "#08519c", (4, 5, 6, 7, 8)),
-    ("free, orders 9–10: whole pageblocks", "#021b3a", (9, 10)),
-    ("allocated, movable", "#ddd8cf", (17,)),
+    ("free, order 0: single pages", "#7fb8de", (0,)),
+    ("free, orders 1–3", "#3585bf", (1, 2, 3)),
+    ("free, orders 4–8", "#0b4f94", (4, 5, 6, 7, 8)),
+    ("free, orders 9–10: pageblocks", "#031a38", (9, 10)),
+    ("allocated, movable", "#e5e0d6", (17,)),
     ("allocated, unmovable", "#d55e00", (16,)),
     ("allocated, reclaimable", "#f0c419", (18,)),
     ("allocated, high-atomic", "#a6559d", (19,)),
@@ -42,6 +43,8 @@ KINDS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("other", "#00a67d", ()),
     ("outside", "#ffffff", ()),
 )
+#: Kinds that are free; the legend puts them in a column of their own.
+FREE = 4
 OTHER, OUTSIDE = len(KINDS) - 2, len(KINDS) - 1
 PALETTE = np.array([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for _, colour, _ in KINDS], np.uint8)
 
@@ -104,7 +107,12 @@ def palette_png(kinds: States) -> bytes:
     rows = np.zeros((height, 1 + width // 2), np.uint8)
     rows[:, 1:] = kinds[:, 0::2] << 4 | kinds[:, 1::2]
     header = struct.pack(">IIBBBBB", width, height, 4, 3, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"PLTE", PALETTE.tobytes()), (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b""))
+    chunks = (
+        (b"IHDR", header),
+        (b"PLTE", PALETTE.tobytes()),
+        (b"IDAT", zlib.compress(rows.tobytes(), 6)),
+        (b"IEND", b""),
+    )
     body = b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
     )
@@ -148,15 +156,17 @@ def frame_pictures(pictures: Sequence[tuple[str, States]]) -> tuple[Figure, list
         left, right, between = 0.62, 0.1, 0.35
         across = (width - left - right - between * (len(pictures) - 1)) / len(pictures)
         tall = max(across * image.shape[0] / image.shape[1] for image, _ in laid)
-        under = 0.42 + 0.2 * -(-len(shown) // 2) if len(pictures) == 1 else 0.42 + 0.2 * len(shown)
-        figure = new_figure(0.36 + tall + 0.16 + under, width)
+        free = sum(kind < FREE for kind in shown)
+        under = 0.42 + ROW * max(free, len(shown) - free)
+        figure = new_figure(0.36 + tall + under, width)
         height = figure.get_figheight()
         for column, ((title, _), (image, per_pixel)) in enumerate(zip(pictures, laid, strict=True)):
-            box = ((left + column * (across + between)) / width, (under + 0.16) / height, across / width, tall / height)
+            box = ((left + column * (across + between)) / width, under / height, across / width, tall / height)
             axes = figure.add_axes(box)
             axes.set_title(title, pad=5)
             _draw_frames(axes, image, per_pixel, labelled=column == 0)
-        _draw_legend(figure, shown, parts, [title for title, _ in pictures], under)
+        heads = [title.split()[0].lower() for title, _ in pictures] if len(pictures) > 1 else ["share"]
+        _draw_legend(figure, shown, parts, heads, under)
         return figure, [palette_png(image) for image, _ in laid]
 
 
@@ -192,18 +202,32 @@ def _averaged(image: States) -> States:
 
 
 def _draw_legend(
-    figure: Figure, shown: Sequence[int], parts: npt.NDArray[np.float64], titles: Sequence[str], under: float
+    figure: Figure, shown: Sequence[int], parts: npt.NDArray[np.float64], heads: Sequence[str], under: float
 ) -> None:
-    """Draw a table of kinds below the pictures: swatch, name, and the share in each picture."""
+    """Draw tables of kinds below the pictures, free and allocated: swatch, name, and the share in each picture."""
     width, height = figure.get_size_inches()
     axes = figure.add_axes((0.0, 0.0, 1.0, under / height))
     axes.set_xlim(0, width)
     axes.set_ylim(0, under)
     axes.set_axis_off()
-    for row, kind in enumerate(shown):
-        name, colour, _ = KINDS[kind]
-        y = under - 0.2 * (row + 1)
-        axes.add_patch(Rectangle((0.62, y), 0.2, 0.13, facecolor=colour, edgecolor=MUTED, linewidth=0.4))
-        axes.text(0.9, y + 0.065, name, va="center", fontsize=8.5, color=INK)
-        for column in range(len(titles)):
-            axes.text(4.6 + 1.2 * column, y + 0.065, f"{parts[column, kind]:.1%}", va="center", ha="right", fontsize=8.5)
+    left = 0.62
+    across = (width - left - 0.1 - 0.3) / 2
+    for column, kinds in enumerate(([k for k in shown if k < FREE], [k for k in shown if k >= FREE])):
+        start = left + column * (across + 0.3)
+        ends = [start + across - 0.52 * (len(heads) - 1 - picture) for picture in range(len(heads))]
+        for end, head in zip(ends, heads, strict=True):
+            axes.text(end, under - 0.2, head, va="center", ha="right", fontsize=8, color=MUTED)
+        for row, kind in enumerate(kinds):
+            name, colour, _ = KINDS[kind]
+            y = under - 0.2 - ROW * (row + 1)
+            axes.add_patch(Rectangle((start, y - 0.065), 0.19, 0.13, facecolor=colour, edgecolor=MUTED, linewidth=0.4))
+            axes.text(start + 0.26, y, name, va="center", fontsize=8, color=INK)
+            for picture, end in enumerate(ends):
+                share = _percent(float(parts[picture, kind]))
+                axes.text(end, y, share, va="center", ha="right", fontsize=8, color=INK)
+
+
+def _percent(share: float) -> str:
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    return f"{share:.1%}".replace("%", " %") if share else "0"

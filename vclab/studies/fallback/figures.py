@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from vclab.figures.bars import Part, parts, served_bars, stacked_bars
+from vclab.figures.bars import Bars, parts, served_bars, stacked_bars
 from vclab.figures.curves import Curve, Panel, cost_curves
 from vclab.figures.memory import frame_pictures
 from vclab.figures.style import save
@@ -21,7 +21,14 @@ Floats = npt.NDArray[np.float64]
 #: What each access pattern means, for panel titles.
 PATTERNS = {
     "chase": "Pointer chase: each access waits for the one before (serial)",
-    "uniform": "Uniform random accesses: from fully serial (line) down to fully overlapped (edge of the band)",
+    "uniform": "Independent random accesses: between serial (line with marks) and perfectly overlapped (thin line)",
+}
+#: What each policy does, for plot titles.
+POLICIES = {
+    "physical": "contiguous or nothing",
+    "early-fallback": "contiguous, else virtual",
+    "always-virtual": "virtual at once",
+    "vmalloc": "virtual at once",
 }
 
 
@@ -79,6 +86,7 @@ def _curve(dataset: xr.Dataset, pattern: str, cell: str, label: str) -> Curve:
         overlapped = (dataset["overlapped_cycles"] / dataset["events"].sel(event="data_access")).sel(where)
         floor = np.array([np.median(group, axis=1).mean() for group in _by_size(dataset, overlapped)[1]])
     return Curve(
+        name=cell,
         label=label,
         size=sizes,
         cost=medians.mean(axis=1),
@@ -93,7 +101,7 @@ def _curve(dataset: xr.Dataset, pattern: str, cell: str, label: str) -> Curve:
 def _cost_against_reach(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     names = _cell_names(dataset)
     panels = [
-        Panel(title, [_curve(dataset, pattern, cell, f"{cell}  {names[cell]}") for cell in names])
+        Panel(title, [_curve(dataset, pattern, cell, names[cell]) for cell in names])
         for pattern, title in PATTERNS.items()
         if pattern in dataset["pattern"].values
     ]
@@ -119,20 +127,20 @@ def _cost_against_reach(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     return stem, "What an access costs, by how much memory is live", caption
 
 
-def _working_sets(dataset: xr.Dataset) -> list[tuple[str, float]]:
-    """Return up to four telling working sets: description and live bytes."""
+def _working_sets(dataset: xr.Dataset) -> list[tuple[float, str]]:
+    """Return up to four telling working sets: live bytes and description."""
     sizes = np.unique(live_bytes(dataset).values).astype(float)
     first, second = (float(dataset.attrs[f"{level}_level_reach_bytes"]) for level in ("first", "second"))
     chosen: dict[float, str] = {}
     for name, candidates in (
-        ("fits the first-level TLB", sizes[sizes < first][-1:]),
-        ("fits the second-level TLB", sizes[(sizes > first) & (sizes < second)][-1:]),
-        ("{ratio:.3g} times the second-level reach", sizes[sizes >= 4 * second][:1]),
-        ("the largest: {ratio:.3g} times the second-level reach", sizes[-1:]),
+        ("4K entries fit the first-level TLB", sizes[sizes < first][-1:]),
+        ("4K entries fit the second-level TLB", sizes[(sizes > first) & (sizes < second)][-1:]),
+        ("{ratio:.3g} times the second-level TLB’s reach with 4K entries", sizes[sizes >= 4 * second][:1]),
+        ("{ratio:.3g} times the second-level TLB’s reach with 4K entries, the largest measured", sizes[-1:]),
     ):
         for size in candidates:
             chosen.setdefault(float(size), name.format(ratio=size / second))
-    return [(f"{format_bytes(size)} live – {name}", size) for size, name in sorted(chosen.items())]
+    return sorted(chosen.items())
 
 
 def _cycles_by_cause(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
@@ -141,13 +149,17 @@ def _cycles_by_cause(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     each = (dataset["cycles"] / dataset["events"].sel(event="data_access")).sel(phase="steady", pattern="chase")
     size = live_bytes(dataset)
     groups = [
-        (title, each.where(size == live).mean(["seed", "order", "live_pages"]).transpose("cell", "cause").values)
-        for title, live in _working_sets(dataset)
+        Bars(
+            f"{format_bytes(live)} live",
+            note,
+            each.where(size == live).mean(["seed", "order", "live_pages"]).transpose("cell", "cause").values,
+        )
+        for live, note in _working_sets(dataset)
     ]
     stem = "cycles-by-cause"
     rows = [f"{cell}  {names[cell]}" for cell in dataset["cell"].values]
     save(stacked_bars(groups, rows, parts(causes), "cycles per access of a pointer chase"), out, stem)
-    last = groups[-1][1][2]
+    last = groups[-1].values[2]
     walk = float(last[causes.index("page walk")])
     caption = (
         f"Of the {last.sum():.1f} cycles that an access to virtual pages (iii) costs at the largest working set, "
@@ -162,7 +174,9 @@ def _cycles_by_cause(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
 def _memory_before_after(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     states = dataset["frame_state"]
     titles = {"before": "Before ageing", "after": "After ageing"}
-    pictures = [(titles.get(str(moment), str(moment)), states.sel(moment=moment).values) for moment in states["moment"].values]
+    pictures = [
+        (titles.get(str(moment), str(moment)), states.sel(moment=moment).values) for moment in states["moment"].values
+    ]
     stem = "memory-before-after"
     figure, rasters = frame_pictures(pictures)
     save(figure, out, stem, rasters)
@@ -187,16 +201,22 @@ def _success_by_order(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     for policy, table in zip(dataset["policy"].values, share, strict=True):
         alike.setdefault(table.tobytes(), []).append(str(policy))
         tables[table.tobytes()] = table
-    groups = [("\n".join(policies), tables[key]) for key, policies in alike.items()]
+    groups = [
+        Bars(" / ".join(policies), POLICIES.get(policies[0], ""), tables[key]) for key, policies in alike.items()
+    ]
     orders = dataset["order"].values
-    rows = [f"order {order}  {format_bytes(float(PAGE_BYTES << int(order)))}" for order in orders]
+    rows = [f"{format_bytes(float(PAGE_BYTES << int(order)))}, order {order}" for order in orders]
     stem = "success-by-order"
     save(served_bars(groups, rows), out, stem)
     physical = dataset["outcome"].sum("seed").sel(policy="physical", answer="physical") / dataset["outcome"].sum(
         ["seed", "answer"]
     ).sel(policy="physical")
     full = [int(order) for order in orders if float(physical.sel(order=order)) == 1]
-    first = f"Physical contiguity serves every request up to order {max(full)} and" if full else "Physical contiguity serves"
+    first = (
+        f"Physical contiguity serves every request up to order {max(full)} and"
+        if full
+        else "Physical contiguity serves"
+    )
     caption = (
         f"{first} {float(physical[-1]):.0%} of order {int(orders[-1])}. With early-fallback the rest are served by virtually "
         f"contiguous pages. {int(outcome[0, 0].sum())} requests of each order on copies of the same aged machine, "
