@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from enum import IntFlag
 
+from vclab.errors import ConfigurationError
+
 
 class Gfp(IntFlag):
     """Flags of a request for pages."""
@@ -34,5 +36,14 @@ GFP_VFALLBACK = GFP_KERNEL | Gfp.VFALLBACK
 
 
 def migratetype(flags: int) -> int:
-    """Return the migratetype that flags ask for: 0 unmovable, 1 movable, 2 reclaimable (``gfp_migratetype``)."""
-    return (int(flags) & int(Gfp.MOVABLE | Gfp.RECLAIMABLE)) >> 3
+    """Return the migratetype that flags ask for: 0 unmovable, 1 movable, 2 reclaimable (``gfp_migratetype``).
+
+    Raises
+    ------
+    ConfigurationError
+        If they ask for both movable and reclaimable, which Linux warns of and no list serves.
+    """
+    both = int(Gfp.MOVABLE | Gfp.RECLAIMABLE)
+    if int(flags) & both == both:
+        raise ConfigurationError(f"flags {int(flags):#x} are both movable and reclaimable; pass one of the two")
+    return (int(flags) & both) >> 3

@@ -180,6 +180,8 @@ class VmallocArea:
             Where the range starts and how many tables it added; None, and nothing changed, if address space
             or memory for a table is short.
         """
+        if not len(frames):
+            raise ConfigurationError("cannot map a range of no frames; pass at least one")
         length = len(frames) + self.guard_pages
         page = int(vmap.reserve(self.areas, length))
         if page == -2:

@@ -74,7 +74,7 @@ class Zone:
         Raises
         ------
         InvalidFree
-            If a frame starts no allocated block of that order; blocks before it in the list were freed.
+            If a frame starts no allocated block of that order; the other blocks in the list were freed.
         """
         first = np.atleast_1d(np.asarray(frames, np.int64)) - self.first_frame
         statuses = np.zeros(len(first), np.int8)

@@ -183,9 +183,9 @@ class System:
         ConfigurationError
             If the address is not mapped or no live page holds it.
         """
-        physical = int(self.page_tables.translate([address])[0])
         page = self.compound.page_at(address)
-        if physical < 0 or page is None or physical >> PAGE_SHIFT not in page.frames:
+        physical = -1 if page is None else int(self.page_tables.translate([address])[0])
+        if page is None or physical < 0 or physical >> PAGE_SHIFT not in page.frames:
             raise ConfigurationError(f"no live page holds address {address:#x}; pass an address inside one")
         return page
 
@@ -199,15 +199,29 @@ class System:
         Raises
         ------
         ConfigurationError
-            If there is no address range, or no memory for tables.
+            If a frame does not exist, there is no address range, or no memory for tables.
         """
-        mapped = self.vmalloc_area.map(np.ascontiguousarray(frames, np.int64))
+        first = self.memory.first_frame
+        wanted = np.ascontiguousarray(frames, np.int64).ravel()
+        if len(wanted) and (int(wanted.min()) < first or int(wanted.max()) >= first + self.memory.frames):
+            raise ConfigurationError(
+                f"cannot map frames outside the machine; its frames are {first} to {first + self.memory.frames - 1}"
+            )
+        mapped = self.vmalloc_area.map(wanted)
         if mapped is None:
             raise ConfigurationError(f"no room to map {np.size(frames)} frames; unmap something first")
         return mapped[0]
 
     def vunmap(self, address: int) -> None:
-        """Take back what :meth:`vmap` mapped; the frames stay as they are."""
+        """Take back what :meth:`vmap` mapped; the frames stay as they are.
+
+        Raises
+        ------
+        ConfigurationError
+            If no such range starts at the address, or it is that of a live page.
+        """
+        if address in self.compound.pages:
+            raise ConfigurationError(f"{self.compound.pages[address]!r} was not made by vmap; use free_pages")
         frames = self.vmalloc_area.unmap(address)
         for mmu in self.mmus:
             mmu.invalidate(address, len(frames))
@@ -281,14 +295,27 @@ class System:
             Open-coded pages: addresses of page arrays. Each access is preceded by the load of its page's word.
         array_nbytes : int
             Bytes that one page array describes, a power of two.
+
+        Raises
+        ------
+        ConfigurationError
+            If a size is no power of two, the arrays describe less than the pieces hold, an offset lies outside, or
+            there is no such CPU.
         """
         size = len(bases) * nbytes
+        if not 0 <= cpu < len(self.mmus):
+            raise ConfigurationError(f"CPU {cpu} does not exist; there are 0 to {len(self.mmus) - 1}")
+        described = size if arrays is None else len(arrays) * array_nbytes
+        if nbytes.bit_count() != 1 or described < size or (arrays is not None and array_nbytes.bit_count() != 1):
+            raise ConfigurationError(
+                f"cannot access {len(bases)} pieces of {nbytes} bytes with page arrays for {described}; "
+                "sizes are powers of two, and arrays describe all that is accessed"
+            )
         mmu = self.mmus[cpu]
-        no_arrays = np.zeros(0, np.uint64)
         target = Target(
-            bases,
+            np.ascontiguousarray(bases, np.uint64),
             nbytes.bit_length() - 1,
-            no_arrays if arrays is None else arrays,
+            np.ascontiguousarray([] if arrays is None else arrays, np.uint64),
             max(array_nbytes, 1).bit_length() - 1,
         )
         before = mmu.counters.copy()
@@ -410,7 +437,10 @@ def _batches(offsets: Any) -> Iterator[npt.NDArray[np.int64]]:
     if isinstance(offsets, Sequence) and (not offsets or np.isscalar(offsets[0])):
         one = True
     for batch in [offsets] if one else offsets:
-        yield np.ascontiguousarray(batch, np.int64).ravel()
+        numbers = np.asarray(batch)
+        if numbers.size and numbers.dtype.kind not in "iu":
+            raise ConfigurationError(f"offsets of type {numbers.dtype} are no byte offsets; pass whole numbers")
+        yield np.ascontiguousarray(numbers, np.int64).ravel()
 
 
 def _boot_memory(memory: str | int, recording: str) -> Memory:

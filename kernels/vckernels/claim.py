@@ -232,6 +232,8 @@ def allocate_all(buddy: Buddy, order: int, migratetype: int, frames: npt.NDArray
 
     The blocks come one by one, the mode kept from one to the next as in a bulk allocation.
     """
+    if order < 0 or order > MAX_ORDER or migratetype < 0 or migratetype >= len(FALLBACKS):
+        return Status.OUT_OF_RANGE
     mode = MODE_NORMAL
     for i in range(len(frames)):
         frames[i], mode = allocate(buddy, order, migratetype, 0, mode)

@@ -256,6 +256,19 @@ def _descend(tables: PageTables, address: np.uint64, level: int) -> tuple[int, i
     return row, at
 
 
+@kernel(inline=True)
+def _is_range(tables: PageTables, address: np.uint64, count: int, level: int) -> bool:
+    """Return whether leaves of a level from an address on are aligned and lie in one half of the address space."""
+    levels = tables.control[Control.LEVELS]
+    shift = entry.level_shift(level)
+    # No more leaves than one half holds, so that the last address cannot wrap round.
+    most = np.int64(1) << (9 * (levels - level + 1) - 1)
+    if address & ((np.uint64(1) << shift) - np.uint64(1)) != entry.ZERO or count < 1 or count > most:
+        return False
+    last = address + (np.uint64(count - 1) << shift)
+    return last >= address and is_canonical(address, levels) and is_canonical(last, levels)
+
+
 @kernel
 def survey(tables: PageTables, address: np.uint64, count: int, level: int) -> int:
     """Return how many tables mapping a range would add, or minus a status if it cannot be mapped.
@@ -271,14 +284,9 @@ def survey(tables: PageTables, address: np.uint64, count: int, level: int) -> in
     level : int
         Level of the leaves.
     """
-    levels = tables.control[Control.LEVELS]
+    if not _is_range(tables, address, count, level):
+        return -np.int64(Status.OUT_OF_RANGE)
     shift = entry.level_shift(level)
-    most = 1 << (9 * (levels - level + 1) - 1)  # leaves in one half of the address space
-    if address & ((np.uint64(1) << shift) - np.uint64(1)) != entry.ZERO or count < 1 or count > most:
-        return -np.int64(Status.OUT_OF_RANGE)
-    last = address + (np.uint64(count - 1) << shift)
-    if last < address or not is_canonical(address, levels) or not is_canonical(last, levels):
-        return -np.int64(Status.OUT_OF_RANGE)
     missing = 0
     done = 0
     # Tables below a missing one are counted once each, when the range first enters the region they cover.
@@ -377,6 +385,8 @@ def unmap_range(tables: PageTables, address: np.uint64, count: int, level: int, 
     frames : int64[count]
         Written: first frame of each leaf.
     """
+    if not _is_range(tables, address, count, level):
+        return np.int64(Status.OUT_OF_RANGE)
     shift = entry.level_shift(level)
     for i in range(count):
         here = address + (np.uint64(i) << shift)

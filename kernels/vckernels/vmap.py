@@ -174,10 +174,10 @@ def find(areas: Areas, page: int) -> int:
 def reserve(areas: Areas, pages: int) -> int:
     """Reserve the lowest gap of at least ``pages`` pages; return its first page.
 
-    Returns -1 where no gap is large enough and -2 where all nodes are in use; nothing is changed then.
+    Returns -1 where no gap is large enough (or ``pages`` is below 1) and -2 where all nodes are in use; nothing is changed then.
     """
     above = areas.places[Place.ROOT]
-    if areas.largest[above] < pages:
+    if pages < 1 or areas.largest[above] < pages:
         return -1
     node = areas.places[Place.SPARE]
     if node != NONE:

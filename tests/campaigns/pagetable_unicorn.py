@@ -11,6 +11,7 @@ the access.
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
 from collections import Counter
@@ -118,6 +119,8 @@ def campaign(levels: int, share: float, seed: int) -> Tally:
     trees = max(1, round(share * ACCESSES_PER_LEVEL / (BATCH * BATCHES_PER_TREE)))
     for number in range(trees):
         Tree(np.random.default_rng([seed, levels, number]), levels, tally, number).run()
+        if number % 10 == 9:
+            gc.collect()  # an emulator and its hooks hold each other
     tally.seconds = time.process_time() - began
     return tally
 

@@ -115,7 +115,7 @@ class UnicornMmu:
             raise ValueError("the root table has no unused word for the emulator's own code")
         self.slot = int(free[-1])
         self._uc = _library.Uc(engine.UC_ARCH_X86, engine.UC_MODE_64, cpu=x86.UC_CPU_X86_ICELAKE_SERVER)
-        self._uc.ctl_tlb_mode(engine.UC_TLB_CPU)
+        self._uc.ctl_set_tlb_mode(engine.UC_TLB_CPU)
         self.memory = _merged([*memory, *((address, 4096) for address in self._addresses)])
         for first, nbytes in [*self.memory, (_OWN_MEMORY, 0x1_0000)]:
             self._uc.mem_map(first, nbytes)

@@ -108,19 +108,31 @@ def served_bars(groups: Sequence[Bars], rows: Sequence[str], stack: Sequence[Par
         What may become of a request.
     """
     with style():
-        lines = max(group.title.count("\n") + group.note.count("\n") + 2 for group in groups)
-        head = 0.42 + 0.17 * lines
-        height = head + 0.47 + 0.27 * len(rows)
+        across = min(len(groups), 3)
+        down = -(-len(groups) // across)
+        head = 0.14 + 0.17 * max(group.title.count("\n") + group.note.count("\n") + 2 for group in groups)
+        each = 0.27 * len(rows)
+        height = 0.28 + down * (head + each + 0.24) + 0.23
         figure = new_figure(height)
-        all_axes = figure.subplots(1, len(groups), sharex=True, sharey=True, squeeze=False)[0]
-        figure.subplots_adjust(left=0.16, right=0.965, top=1 - head / height, bottom=0.47 / height, wspace=0.16)
-        for axes, group in zip(all_axes, groups, strict=True):
-            lines_of_note = group.note.count("\n") + 1
+        all_axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+        figure.subplots_adjust(
+            left=0.16,
+            right=0.965,
+            top=1 - (head + 0.28) / height,
+            bottom=0.47 / height,
+            wspace=0.16,
+            hspace=(head + 0.24) / each,
+        )
+        for axes, group in zip(all_axes, groups, strict=False):
+            over_note = 6 + 11 * (group.note.count("\n") + 1)
             axes.annotate(group.note, (0, 1), (0, 4), **_CORNER, fontsize=8.5, color=MUTED)
-            axes.annotate(group.title, (0, 1), (0, 6 + 11 * lines_of_note), **_CORNER, fontsize=10, fontweight="bold")
+            axes.annotate(group.title, (0, 1), (0, over_note), **_CORNER, fontsize=10, fontweight="bold")
             axes.set_xlim(0, 100)
             _draw_rows(axes, 100 * group.values, stack, lambda value: f"{value:.0f}")
             axes.set_xticks([0, 50, 100])
+            axes.tick_params(labelbottom=True)
+        for axes in all_axes[len(groups) :]:
+            axes.set_axis_off()
         all_axes[0].set_yticks(range(len(rows)), rows)
         figure.text(0.5625, 0.06 / height, "share of requests, %", ha="center", color="#333333")
         _legend(figure, stack)
@@ -135,7 +147,7 @@ def _draw_rows(axes: Axes, values: Floats, stack: Sequence[Part], text: Callable
     figure = axes.get_figure()
     assert figure is not None
     inches = axes.get_position().width * figure.get_figwidth()  # type: ignore[union-attr]
-    per_character = axes.get_xlim()[1] / inches * 0.095
+    per_character = axes.get_xlim()[1] / inches * 0.085
     starts = np.zeros(len(values))
     for column, part in enumerate(stack):
         widths = values[:, column]

@@ -16,7 +16,10 @@ from vclab.figures.style import BLUE, GREEN, MUTED, PURPLE, VERMILLION, new_figu
 from vclab.units import format_bytes
 
 Floats = npt.NDArray[np.float64]
-LEFT, RIGHT = 0.6, 2.1
+LEFT, RIGHT = 0.6, 2.3
+#: Inches above and below a plot, and its height: in one piece, and split.
+ABOVE, BELOW, PLAIN, SPLIT = 0.38, 0.76, 3.0, 2.3
+TITLES = 0.42  # inches of the titles of split plots
 
 
 @dataclass(frozen=True)
@@ -113,44 +116,47 @@ def cost_curves(panels: Sequence[Panel], reaches: Sequence[tuple[float, str]], u
         unit, sizes.min() / unit, sizes.max() / unit, max(float(curve.high.max()) for curve in curves), reaches
     )
     with style():
-        heights = [2.5 if panel.is_split else 3.0 for panel in panels]
-        figure = new_figure(sum(heights) + 0.85 * len(panels) + 0.1)
-        width, height = figure.get_size_inches()
-        below = height
+        heights = [SPLIT + TITLES if panel.is_split else PLAIN for panel in panels]
+        figure = new_figure(sum(heights) + (ABOVE + BELOW) * len(panels) - 0.16)
+        top = figure.get_figheight()
         for panel, tall in zip(panels, heights, strict=True):
-            below -= tall + 0.4
-            figure.text(0.06 / width, (below + tall + 0.14) / height, panel.title, fontsize=10, fontweight="bold")
-            figure.text(0.5, (below - 0.42) / height, _axis_name(panel), ha="center", va="top", color="#333333")
-            _draw_panel(figure, panel, scale, below, tall)
-            below -= 0.45 + 0.02
+            _draw_panel(figure, panel, scale, top - ABOVE, tall)
+            top -= ABOVE + tall + BELOW
         return figure
 
 
-def _axis_name(panel: Panel) -> str:
-    name = "live bytes over the reach of the second-level TLB with 4K entries"
-    return name if panel.is_split else f"{name}, and live bytes"
-
-
-def _draw_panel(figure: Figure, panel: Panel, scale: Scale, below: float, tall: float) -> None:
+def _draw_panel(figure: Figure, panel: Panel, scale: Scale, top: float, tall: float) -> None:
+    """Draw a panel that starts ``top`` inches above the figure's lower edge and is ``tall`` inches high."""
     width, height = figure.get_size_inches()
+    figure.text(0.06 / width, (top + 0.16) / height, panel.title, fontsize=10, fontweight="bold")
+    right = RIGHT if not panel.is_split else 0.42
+    name, under = "live bytes ÷ reach of the second-level TLB with 4K entries", 0.27
     if not panel.is_split:
-        axes = figure.add_axes((LEFT / width, below / height, (width - LEFT - RIGHT) / width, tall / height))
+        name, under = f"{name}, and live bytes", 0.45
+        axes = figure.add_axes((LEFT / width, (top - tall) / height, (width - LEFT - right) / width, tall / height))
         _prepare(axes, scale, named=True)
         for layer, (curve, look) in enumerate(zip(panel.curves, LOOKS, strict=False)):
             _draw_curve(axes, curve, look, scale, layer)
         _label_ends(axes, panel.curves, scale)
-        _size_ticks(axes, scale, 7, with_bytes=True)
+        _size_ticks(axes, scale, 9, with_bytes=True)
         axes.set_ylabel("cycles per access")
-        return
-    each = (width - LEFT - 0.42) / len(panel.curves)
+    else:
+        _draw_split(figure, panel, scale, top, tall)
+    centre = (LEFT + (width - LEFT - right) / 2) / width
+    figure.text(centre, (top - tall - under) / height, name, ha="center", va="top", color="#333333")
+
+
+def _draw_split(figure: Figure, panel: Panel, scale: Scale, top: float, tall: float) -> None:
+    width, height = figure.get_size_inches()
+    each = (width - LEFT) / len(panel.curves)
     for column, (curve, look) in enumerate(zip(panel.curves, LOOKS, strict=False)):
-        box = ((LEFT + column * each) / width, below / height, (each - 0.3) / width, (tall - 0.3) / height)
-        axes = figure.add_axes(box)
+        left = (LEFT + column * each) / width
+        axes = figure.add_axes((left, (top - tall) / height, (each - 0.4) / width, (tall - TITLES) / height))
         _prepare(axes, scale, named=False)
-        axes.set_title(f"{curve.name}  {curve.label}", fontsize=8, fontweight="normal", color=look.colour, pad=4)
+        axes.set_title(f"{curve.name}\n{curve.label}", fontsize=8, fontweight="normal", color=look.colour, pad=4)
         _draw_curve(axes, curve, look, scale, 0)
         _label_bounds(axes, curve, look, scale)
-        _size_ticks(axes, scale, 3, with_bytes=False)
+        _size_ticks(axes, scale, 4, with_bytes=False)
         if column:
             axes.set_yticklabels([])
         else:
@@ -193,7 +199,7 @@ def _draw_curve(axes: Axes, curve: Curve, look: Look, scale: Scale, layer: int) 
         curve.cost,
         linewidth=look.width if broad else 1.8,
         alpha=0.45 if broad else 1.0,
-        marker="" if broad else look.marker,
+        marker="" if broad and len(x) > 1 else look.marker,
         markersize=4 if curve.floor is None else 2.6,
         zorder=4 + 0.1 * layer,
         **line,  # type: ignore[arg-type]
@@ -254,11 +260,12 @@ def _size_ticks(axes: Axes, scale: Scale, most: int, *, with_bytes: bool) -> Non
     first, last = int(np.ceil(np.log2(scale.smallest))), int(np.floor(np.log2(scale.largest)))
     step = max(1, -(-(last - first + 1) // most))
     exponents = [exponent for exponent in range(first, last + 1) if exponent % step == 0]
+    exponents = exponents or [round(np.log2(scale.smallest))]
     labels = [str(Fraction(2) ** exponent) for exponent in exponents]
     if with_bytes:
         labels = [
             f"{label}\n{format_bytes(scale.unit * 2.0**exponent)}"
             for label, exponent in zip(labels, exponents, strict=True)
         ]
-    axes.set_xticks([2.0**exponent for exponent in exponents], labels)
+    axes.set_xticks([2.0**exponent for exponent in exponents], labels, fontsize=8 if with_bytes else 7.5)
     axes.minorticks_off()

@@ -138,14 +138,14 @@ def frame_pictures(pictures: Sequence[tuple[str, States]]) -> tuple[Figure, list
     Parameters
     ----------
     pictures : sequence of (str, uint8[frames])
-        Titles and frame states; all of one machine.
+        Titles, whose first words head the columns of the legend, and frame states.
 
     Returns
     -------
     figure : Figure
         Images averaged down to about the resolution of the screen.
     rasters : list of bytes
-        The same images in full resolution, for :func:`vclab.figures.style.save`.
+        The same images in full resolution, upside down as SVG wants them, for :func:`vclab.figures.style.save`.
     """
     kinds = [frame_kinds(states) for _, states in pictures]
     laid = [lay_out(each) for each in kinds]
@@ -167,7 +167,7 @@ def frame_pictures(pictures: Sequence[tuple[str, States]]) -> tuple[Figure, list
             _draw_frames(axes, image, per_pixel, labelled=column == 0)
         heads = [title.split()[0].lower() for title, _ in pictures] if len(pictures) > 1 else ["share"]
         _draw_legend(figure, shown, parts, heads, under)
-        return figure, [palette_png(image) for image, _ in laid]
+        return figure, [palette_png(image[::-1]) for image, _ in laid]
 
 
 def _draw_frames(axes: Axes, image: States, per_pixel: int, *, labelled: bool) -> None:
@@ -229,5 +229,5 @@ def _draw_legend(
 
 def _percent(share: float) -> str:
     if 0 < share < 0.0005:
-        return "< 0.1 %"
-    return f"{share:.1%}".replace("%", " %") if share else "0"
+        return "<0.1%"
+    return f"{share:.1%}" if share else "0"

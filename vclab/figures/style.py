@@ -75,7 +75,8 @@ def to_svg(figure: Figure, rasters: Sequence[bytes] = ()) -> bytes:
     figure : Figure
         What to draw.
     rasters : sequence of bytes
-        PNGs in full resolution that take the place of the figure's images, in drawing order.
+        PNGs in full resolution that take the place of the figure's images, in drawing order. Matplotlib's SVGs turn
+        images upside down, so these must be upside down already.
     """
     text = _render(figure, "svg", {"Date": None, "Creator": "vclab"})
     if not rasters:

@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 #: What each access pattern means, for panel titles.
 PATTERNS = {
     "chase": "Pointer chase: each access waits for the one before (serial)",
-    "uniform": "Independent random accesses: between serial (line with marks) and perfectly overlapped (thin line)",
+    "uniform": "Independent random accesses: serial (marked line) down to perfectly overlapped (thin line)",
 }
 #: What each policy does, for plot titles.
 POLICIES = {
@@ -117,14 +117,26 @@ def _cost_against_reach(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     ratio = virtual.cost / physical.cost
     worst = int(ratio.argmax())
     caption = (
-        f"In a chase, virtual pages (iii) cost {virtual.cost[0]:.1f} cycles per access and physical ones (i) "
-        f"{physical.cost[0]:.1f} at {format_bytes(virtual.size[0])}, but {virtual.cost[-1]:.1f} and "
-        f"{physical.cost[-1]:.1f} at {format_bytes(virtual.size[-1])}; the gap is widest at "
-        f"{format_bytes(virtual.size[worst])}, {ratio[worst]:.1f} times. Lines: median over the orders that reach the same "
-        f"live bytes, mean of {_seeds(dataset)}, upright strokes from the least to the greatest; faint dots: single "
-        "orders. Steady state only; data-cache misses are left out."
+        f"In a chase, an access to virtual pages (iii) costs {virtual.cost[0]:.1f} cycles and one to physical pages (i) "
+        f"{physical.cost[0]:.1f} at {format_bytes(virtual.size[0])}, but {virtual.cost[-1]:.1f} and {physical.cost[-1]:.1f} "
+        f"at {format_bytes(virtual.size[-1])}; the gap is widest, {ratio[worst]:.1f} times, at "
+        f"{format_bytes(virtual.size[worst])}. Lines are medians over the orders that reach the same live bytes and means of "
+        f"{_seeds(dataset)} (strokes: least to greatest), dots single orders. {_counterfactual(dataset)}Left out: cold "
+        "accesses and data-cache misses."
     )
     return stem, "What an access costs, by how much memory is live", caption
+
+
+def _counterfactual(dataset: xr.Dataset) -> str:
+    """Return a sentence on contiguous blocks that were not free, if there are any."""
+    share = dataset["counterfactual"].mean("seed") / dataset["live_pages"].max()
+    order = int(share.idxmax("order"))
+    if not float(share.sel(order=order)):
+        return ""
+    return (
+        f"Where no contiguous block was free, (i) and (ii) use counterfactual ones: up to {float(share.max()):.0%} of pages, "
+        f"at order {order}. "
+    )
 
 
 def _working_sets(dataset: xr.Dataset) -> list[tuple[float, str]]:
@@ -164,9 +176,8 @@ def _cycles_by_cause(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     caption = (
         f"Of the {last.sum():.1f} cycles that an access to virtual pages (iii) costs at the largest working set, "
         f"{last[causes.index('data access')]:.1f} are the access itself and {walk:.1f} ({walk / last.sum():.0%}) walking "
-        "page tables; open-coded pages (iv) pay for loading the page array instead. Mean of "
-        f"{_seeds(dataset)} and of all orders with these live bytes. Walks find their tables in the caches here, and data "
-        "never misses: both are left out."
+        f"page tables; open-coded pages (iv) load the page array instead. Means of {_seeds(dataset)} and of all orders with "
+        "these live bytes. Left out: cache misses, both of data and of page tables."
     )
     return stem, "Where the cycles go", caption
 
@@ -180,17 +191,23 @@ def _memory_before_after(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]
     stem = "memory-before-after"
     figure, rasters = frame_pictures(pictures)
     save(figure, out, stem, rasters)
-    large = [float(((each >= 9) & (each <= 10)).sum() / max((each <= 10).sum(), 1)) for _, each in pictures]
+    small = [float((each <= 3).sum() / max((each <= 10).sum(), 1)) for _, each in pictures]
     order = json.loads(dataset.attrs["parameters"])["fragment_order"]
+    unusable = float(dataset["unusable_index"].isel(seed=0)[order])
     caption = (
-        f"Every pixel is one page frame of {format_bytes(states.sizes['frame'] * PAGE_BYTES)}. Each small square is 4 MiB, "
-        "the largest block; inside it frames follow a Z curve, so that every free block is a square or half of one, and the "
-        "finer the grain, the less is left for large requests. Blocks that hold a whole pageblock (2 MiB) are "
-        f"{large[0]:.1%} of free memory before and {large[-1]:.1%} after ageing, when "
-        f"{float(dataset['unusable_index'].isel(seed=0)[order]):.0%} of it is unusable for order {order}. Seed "
-        f"{int(dataset['seed'][0])} only; who owns a frame, and for how long, is left out."
+        f"Each pixel is one page frame of {format_bytes(states.sizes['frame'] * PAGE_BYTES)}. Frames follow a Z curve inside "
+        "squares of 4 MiB, the largest block, so that every free block is a square or half of one: the finer the grain, "
+        f"the less is left for large requests. Blocks of at most order 3 hold {small[0]:.0%} of free memory before and "
+        f"{small[-1]:.0%} after ageing, when {unusable:.0%} of it is unusable for order {order}. Shown: seed "
+        f"{int(dataset['seed'][0])}. Left out: who owns a frame, and for how long."
     )
     return stem, "Memory before and after ageing", caption
+
+
+def _heading(policies: list[str]) -> str:
+    """Return names on one line if they fit a plot, else one below the other."""
+    line = " / ".join(policies)
+    return line if len(line) <= 24 else "\n".join(policies)
 
 
 def _success_by_order(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
@@ -202,7 +219,7 @@ def _success_by_order(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
         alike.setdefault(table.tobytes(), []).append(str(policy))
         tables[table.tobytes()] = table
     groups = [
-        Bars(" / ".join(policies), POLICIES.get(policies[0], ""), tables[key]) for key, policies in alike.items()
+        Bars(_heading(policies), POLICIES.get(policies[0], ""), tables[key]) for key, policies in alike.items()
     ]
     orders = dataset["order"].values
     rows = [f"{format_bytes(float(PAGE_BYTES << int(order)))}, order {order}" for order in orders]
@@ -219,7 +236,7 @@ def _success_by_order(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     )
     caption = (
         f"{first} {float(physical[-1]):.0%} of order {int(orders[-1])}. With early-fallback the rest are served by virtually "
-        f"contiguous pages. {int(outcome[0, 0].sum())} requests of each order on copies of the same aged machine, "
-        f"{_seeds(dataset)}; reclaim and compaction, which would be tried first, are left out, and so is what a service costs."
+        f"contiguous pages. Each policy meets the same {int(outcome[0, 0].sum())} requests per order on copies of the same "
+        f"aged machine ({_seeds(dataset)}). Left out: reclaim and compaction, which would be tried first, and what serving costs."
     )
     return stem, "Who gets served, by order and policy", caption

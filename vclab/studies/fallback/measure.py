@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -25,7 +26,6 @@ import numpy.typing as npt
 import xarray as xr
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-import vclab
 from vckernels.buddy import describe_frames
 from vckernels.causes import Cause
 from vclab import presets, recordings, streams
@@ -322,7 +322,7 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
     recording = recordings.load(parameters.recording)
     dataset.attrs = {
         "study": "fallback",
-        "vclab_version": vclab.__version__,
+        "vclab_version": version("vclab"),
         "parameters": parameters.model_dump_json(),
         "recording": recording.name,
         "recording_digest": recording.digest,
