@@ -165,9 +165,7 @@ def _draw_rows(axes: Axes, values: Floats, stack: Sequence[Part], text: Callable
 
 
 def _legend(figure: Figure, stack: Sequence[Part]) -> None:
-    handles = [
-        Patch(facecolor=part.colour, hatch=part.hatch, edgecolor=part.edge, label=part.name) for part in stack
-    ]
+    handles = [Patch(facecolor=part.colour, hatch=part.hatch, edgecolor=part.edge, label=part.name) for part in stack]
     figure.legend(
         handles=handles,
         loc="upper left",

@@ -80,14 +80,20 @@ def shares(kinds: States) -> npt.NDArray[np.float64]:
     return np.bincount(kinds, minlength=len(KINDS)) / max(len(kinds), 1)
 
 
+def frames_per_pixel(frames: int) -> int:
+    """Return how many frames one pixel of a picture stands for: 1, or 4, 16 ... above ``MOST_PIXELS`` frames."""
+    per_pixel = 1
+    while frames // per_pixel > MOST_PIXELS:
+        per_pixel *= 4
+    return per_pixel
+
+
 def lay_out(kinds: States) -> tuple[States, int]:
     """Return the picture as uint8[height, width] of kinds, and the frames that one pixel stands for.
 
     Above ``MOST_PIXELS`` frames a pixel shows one frame drawn at random (always the same) from an aligned group.
     """
-    per_pixel = 1
-    while len(kinds) // per_pixel > MOST_PIXELS:
-        per_pixel *= 4
+    per_pixel = frames_per_pixel(len(kinds))
     if per_pixel > 1:
         groups = kinds[: len(kinds) // per_pixel * per_pixel].reshape(-1, per_pixel)
         pick = np.random.default_rng(0).integers(0, per_pixel, len(groups))

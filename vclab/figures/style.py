@@ -127,10 +127,10 @@ def spread(positions: npt.ArrayLike, gap: float, low: float, high: float) -> npt
     Neighbours that touch form a group that is centred on the mean of where its members wanted to be. If they do
     not all fit, they are spaced evenly.
     """
-    wanted = np.asarray(positions, float)
+    wanted = np.asarray(positions, np.float64)
     if len(wanted) * gap > high - low + gap:
         ranks = np.argsort(np.argsort(wanted, kind="stable"), kind="stable")
-        return low + ranks * ((high - low) / max(len(wanted) - 1, 1))
+        return np.asarray(low + ranks * ((high - low) / max(len(wanted) - 1, 1)), np.float64)
     order = np.argsort(wanted, kind="stable")
     groups: list[tuple[list[int], float]] = []
     for index in order:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from vclab.figures.bars import Bars, parts, served_bars, stacked_bars
 from vclab.figures.curves import Curve, Panel, cost_curves
-from vclab.figures.memory import frame_pictures
+from vclab.figures.memory import frame_pictures, frames_per_pixel
 from vclab.figures.style import save
 from vclab.studies.fallback.claims import live_bytes, per_access
 from vclab.units import PAGE_BYTES, format_bytes
@@ -117,14 +117,27 @@ def _cost_against_reach(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     ratio = virtual.cost / physical.cost
     worst = int(ratio.argmax())
     caption = (
-        f"In a chase, an access to virtual pages (iii) costs {virtual.cost[0]:.1f} cycles and one to physical pages (i) "
-        f"{physical.cost[0]:.1f} at {format_bytes(virtual.size[0])}, but {virtual.cost[-1]:.1f} and {physical.cost[-1]:.1f} "
-        f"at {format_bytes(virtual.size[-1])}; the gap is widest, {ratio[worst]:.1f} times, at "
-        f"{format_bytes(virtual.size[worst])}. Lines are medians over the orders that reach the same live bytes and means of "
-        f"{_seeds(dataset)} (strokes: least to greatest), dots single orders. {_counterfactual(dataset)}Left out: cold "
-        "accesses and data-cache misses."
+        f"In a chase, an access to virtual pages (iii) costs {virtual.cost[0]:.1f} cycles and one to physical pages "
+        f"(i) {physical.cost[0]:.1f} at {format_bytes(virtual.size[0])}, but {virtual.cost[-1]:.1f} and "
+        f"{physical.cost[-1]:.1f} at {format_bytes(virtual.size[-1])}; the gap is widest, {ratio[worst]:.1f} times, at "
+        f"{format_bytes(virtual.size[worst])}.{_overlapped(panels)} Lines are medians over the orders that reach the "
+        f"same live bytes and means of {_seeds(dataset)} (strokes: least to greatest), dots single orders. "
+        f"{_counterfactual(dataset)}"
+        "Left out: cold accesses and data-cache misses."
     )
     return stem, "What an access costs, by how much memory is live", caption
+
+
+def _overlapped(panels: list[Panel]) -> str:
+    """Return a sentence on the lower bounds at the largest working set."""
+    for panel in panels:
+        physical, virtual = panel.curves[0].floor, panel.curves[2].floor
+        if physical is not None and virtual is not None:
+            return (
+                f" Independent accesses that overlap perfectly cost {virtual[-1]:.1f} and {physical[-1]:.1f} at the "
+                "largest size."
+            )
+    return ""
 
 
 def _counterfactual(dataset: xr.Dataset) -> str:
@@ -134,8 +147,8 @@ def _counterfactual(dataset: xr.Dataset) -> str:
     if not float(share.sel(order=order)):
         return ""
     return (
-        f"Where no contiguous block was free, (i) and (ii) use counterfactual ones: up to {float(share.max()):.0%} of pages, "
-        f"at order {order}. "
+        "Where no contiguous block was free, (i) and (ii) use counterfactual ones: up to "
+        f"{float(share.max()):.0%} of pages, at order {order}. "
     )
 
 
@@ -175,9 +188,9 @@ def _cycles_by_cause(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     walk = float(last[causes.index("page walk")])
     caption = (
         f"Of the {last.sum():.1f} cycles that an access to virtual pages (iii) costs at the largest working set, "
-        f"{last[causes.index('data access')]:.1f} are the access itself and {walk:.1f} ({walk / last.sum():.0%}) walking "
-        f"page tables; open-coded pages (iv) load the page array instead. Means of {_seeds(dataset)} and of all orders with "
-        "these live bytes. Left out: cache misses, both of data and of page tables."
+        f"{last[causes.index('data access')]:.1f} are the access itself and {walk:.1f} ({walk / last.sum():.0%}) "
+        "walking page tables; open-coded pages (iv) load the page array instead. Means of "
+        f"{_seeds(dataset)} and of all orders with these live bytes. Left out: cache misses, of data and of tables."
     )
     return stem, "Where the cycles go", caption
 
@@ -194,9 +207,11 @@ def _memory_before_after(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]
     small = [float((each <= 3).sum() / max((each <= 10).sum(), 1)) for _, each in pictures]
     order = json.loads(dataset.attrs["parameters"])["fragment_order"]
     unusable = float(dataset["unusable_index"].isel(seed=0)[order])
+    per_pixel = frames_per_pixel(states.sizes["frame"])
+    of_svg = "of the SVG is one page frame" if per_pixel == 1 else f"of the SVG is one of {per_pixel} page frames"
     caption = (
-        f"Each pixel is one page frame of {format_bytes(states.sizes['frame'] * PAGE_BYTES)}. Frames follow a Z curve inside "
-        "squares of 4 MiB, the largest block, so that every free block is a square or half of one: the finer the grain, "
+        f"Each pixel {of_svg} of {format_bytes(states.sizes['frame'] * PAGE_BYTES)}. Frames follow a Z curve inside "
+        "squares of 4 MiB, the largest block, so every free block is a square or half of one: the finer the grain, "
         f"the less is left for large requests. Blocks of at most order 3 hold {small[0]:.0%} of free memory before and "
         f"{small[-1]:.0%} after ageing, when {unusable:.0%} of it is unusable for order {order}. Shown: seed "
         f"{int(dataset['seed'][0])}. Left out: who owns a frame, and for how long."
@@ -218,25 +233,27 @@ def _success_by_order(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     for policy, table in zip(dataset["policy"].values, share, strict=True):
         alike.setdefault(table.tobytes(), []).append(str(policy))
         tables[table.tobytes()] = table
-    groups = [
-        Bars(_heading(policies), POLICIES.get(policies[0], ""), tables[key]) for key, policies in alike.items()
-    ]
+    groups = [Bars(_heading(policies), POLICIES.get(policies[0], ""), tables[key]) for key, policies in alike.items()]
     orders = dataset["order"].values
     rows = [f"{format_bytes(float(PAGE_BYTES << int(order)))}, order {order}" for order in orders]
     stem = "success-by-order"
     save(served_bars(groups, rows), out, stem)
-    physical = dataset["outcome"].sum("seed").sel(policy="physical", answer="physical") / dataset["outcome"].sum(
-        ["seed", "answer"]
-    ).sel(policy="physical")
-    full = [int(order) for order in orders if float(physical.sel(order=order)) == 1]
-    first = (
-        f"Physical contiguity serves every request up to order {max(full)} and"
-        if full
-        else "Physical contiguity serves"
-    )
+    requests = int(dataset["outcome"].isel(seed=0, policy=0, order=0).sum())
     caption = (
-        f"{first} {float(physical[-1]):.0%} of order {int(orders[-1])}. With early-fallback the rest are served by virtually "
-        f"contiguous pages. Each policy meets the same {int(outcome[0, 0].sum())} requests per order on copies of the same "
-        f"aged machine ({_seeds(dataset)}). Left out: reclaim and compaction, which would be tried first, and what serving costs."
+        f"{_physical_alone(outcome)} With early-fallback the rest are served by virtually contiguous pages. Each "
+        f"policy meets the same {requests} requests per order, on copies of the same aged machine ({_seeds(dataset)}). "
+        "Left out: reclaim and compaction, which would be tried first, and what serving costs."
     )
     return stem, "Who gets served, by order and policy", caption
+
+
+def _physical_alone(outcome: xr.DataArray) -> str:
+    """Return a sentence on what physical contiguity serves."""
+    of_policy = outcome.sel(policy="physical")
+    served = (of_policy.sel(answer="physical") / of_policy.sum("answer")).values
+    orders = outcome["order"].values
+    partial = np.flatnonzero(served < 1)
+    if not len(partial):
+        return "Physical contiguity serves every request."
+    start = f"every request below order {orders[partial[0]]}, but " if partial[0] else ""
+    return f"Physical contiguity serves {start}{served[-1]:.0%} of order {orders[-1]}."
