@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -312,6 +313,10 @@ def main(arguments: list[str] | None = None) -> int:
     except VclabError as error:
         print(f"vclab: error: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
+    except BrokenPipeError:
+        # Whoever read the output has gone; what is still buffered goes nowhere, without another error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except KeyboardInterrupt:
         print("vclab: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -19,7 +19,10 @@ def write(dataset: xr.Dataset, out: Path) -> list[results.Claim]:
     study = studies.find(name)
     claims = study.claims(dataset)
     parameters = json.loads(dataset.attrs["parameters"])
-    numbers = [*presets.cpu(parameters["cpu"]).numbers(), *presets.linux(parameters["linux"]).numbers()]
+    sources = {
+        parameters["cpu"]: presets.cpu(parameters["cpu"]).numbers(),
+        f"linux-{parameters['linux']}": presets.linux(parameters["linux"]).numbers(),
+    }
     facts = {
         "vclab": str(dataset.attrs["vclab_version"]),
         "machine": str(dataset.attrs["machine"]),
@@ -33,7 +36,11 @@ def write(dataset: xr.Dataset, out: Path) -> list[results.Claim]:
         summary=study.summary(dataset),
         claims=claims,
         figures=study.figures(dataset, out),
-        provenance=[(number.path, str(number.value), number.text, number.is_estimate) for number in numbers],
+        provenance=[
+            (f"{preset}.{number.path}", str(number.value), number.text, number.is_estimate)
+            for preset, numbers in sources.items()
+            for number in numbers
+        ],
         parameters=parameters,
         facts=facts,
         left_out=str(dataset.attrs["left_out"]),

@@ -367,9 +367,10 @@ _UNITS = {
 }
 
 LEFT_OUT = (
-    "Data caches: every data access costs a first-level hit and every walk finds its tables in the caches, so the share "
-    "of translation is an upper bound where data would miss and a lower one where tables would. Paging-structure "
-    "caches, prefetchers, other users of the TLB, coalescing of neighbouring entries. Reclaim, compaction, per-CPU "
-    "lists, watermarks. The time of allocation and free: they are counted, not priced. NUMA placement, TLB sharing "
-    "between hardware threads. Correlated deaths: blocks of one process die together in reality, one by one here."
+    "Data caches: every data access costs a first-level hit and every walk finds its tables in the caches, so the "
+    "share of translation is an upper bound where data would miss and a lower one where tables would. "
+    "Paging-structure caches, prefetchers, other users of the TLB, coalescing of neighbouring entries. Reclaim, "
+    "compaction, per-CPU lists, watermarks. The time of allocation and free: they are counted, not priced. NUMA "
+    "placement, TLB sharing between hardware threads. Correlated deaths: blocks of one process die together in "
+    "reality, one by one here."
 )
