@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels import buddy as buddy_kernels
-from vckernels import claim, entry, pagetable
+from vckernels import claim, entry, pagetable, vmap
 from vckernels import mmu as mmu_kernels
 from vckernels import tlb as tlb_kernels
 from vckernels.buddy import MAX_ORDER, Buddy, Migratetype
+from vckernels.jit import kernel
 from vckernels.mmu import Mmu, Target
 from vckernels.pagetable import PageTables
 from vckernels.tlb import Array, Tlb
+from vckernels.vmap import Areas
 
 MIB = 1 << 20
 FRAMES = 65_536
@@ -40,8 +42,14 @@ STREAMS = {
 }
 """Kind and footprint of each stream of offsets; "lines" goes through all 64-byte lines in order."""
 
-TRACES = ("order0", "mix")
-"""All of order 0; or order k with probability 1/2**(k+1), the rest of order 10."""
+TRACES = ("order0", "mix", "waves", "types")
+"""Traces for a zone of 256 MiB.
+
+The first two keep it around 60 % full, with blocks of order 0, or of order k with probability 1/2**(k+1) and the rest
+of order 10: steady states, which reuse what was just freed and seldom split. "waves" fills it to 90 % with such a mix
+and empties it again in random order, over and over: all splits and merges. In "types" an eighth of what the waves bring
+is unmovable and an eighth reclaimable, so that blocks are claimed and stolen.
+"""
 
 State = TypeVar("State", bound=tuple)
 
@@ -67,7 +75,10 @@ def permutation(count: int, seed: int) -> npt.NDArray[np.int64]:
 def copied(state: State) -> State:
     """Return an independent copy of a NamedTuple of arrays, of other NamedTuples and of scalars."""
     return type(state)(
-        *(copied(part) if isinstance(part, tuple) else part.copy() if isinstance(part, np.ndarray) else part for part in state)
+        *(
+            copied(part) if isinstance(part, tuple) else part.copy() if isinstance(part, np.ndarray) else part
+            for part in state
+        )
     )
 
 
@@ -116,11 +127,29 @@ def mmu(geometry: str) -> Mmu:
     return mmu_kernels.new_mmu(tlb(geometry))
 
 
-class Trace:
-    """A zone of 256 MiB around 60 % full of movable blocks, and requests that keep it there.
+def _steady(number: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return the slot of each request, and whether it allocates: half of the slots first, then any at random.
 
-    A request names a slot at random: it frees the slot's block if there is one, else it allocates one. So half of the
-    slots hold a block, and there are as many slots as make that 60 % of the zone.
+    Requests of one slot take turns, so that about half of the slots hold a block.
+    """
+    chosen = np.concatenate([permutation(number, seed=4)[: number // 2], below(number, count, seed=5)])
+    order = np.argsort(chosen, kind="stable")
+    group = chosen[order]
+    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+    rank = np.empty(len(chosen), np.int64)
+    rank[order] = np.arange(len(chosen)) - np.repeat(starts, np.diff(np.r_[starts, len(chosen)]))
+    return chosen, rank % 2 == 0
+
+
+def _waves(number: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return the slot of each request, and whether it allocates: all slots, then all frees in another order ..."""
+    halves = -(-count // number)
+    chosen = np.concatenate([permutation(number, seed=10 + half) for half in range(halves)])[:count]
+    return chosen, np.arange(count) // number % 2 == 0
+
+
+class Trace:
+    """A zone of 256 MiB and what is asked of it.
 
     Parameters
     ----------
@@ -132,7 +161,7 @@ class Trace:
     Attributes
     ----------
     buddy : Buddy
-        The zone after filling.
+        The zone before the first request.
     requests : int64[count]
         As :func:`vckernels.claim.run_trace` reads them.
     migratetypes : int8[count]
@@ -142,28 +171,29 @@ class Trace:
 
     def __init__(self, kind: str, count: int) -> None:
         mean = 1 if kind == "order0" else MAX_ORDER // 2 + 1
-        number = int(2 * 0.6 * FRAMES / mean)
-        filled = permutation(number, seed=4)[: number // 2]
-        chosen = np.concatenate([filled, below(number, count, seed=5)])
-        # Requests of one slot take turns: allocation, free, allocation ... so a request's rank in its slot decides.
-        order = np.argsort(chosen, kind="stable")
-        group = chosen[order]
-        starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
-        rank = np.empty(len(chosen), np.int64)
-        rank[order] = np.arange(len(chosen)) - np.repeat(starts, np.diff(np.r_[starts, len(chosen)]))
+        if kind in ("order0", "mix"):
+            number = int(2 * 0.6 * FRAMES / mean)
+            chosen, allocates = _steady(number, count)
+        else:
+            number = int(0.9 * FRAMES / mean)
+            chosen, allocates = _waves(number, count)
         block_orders = np.zeros(len(chosen), np.int64)
-        if kind == "mix":
+        if kind != "order0":
             noise = words(len(chosen), seed=6)
             for bits in range(1, MAX_ORDER + 1):
                 block_orders[noise & np.uint64((1 << bits) - 1) == 0] = bits
-        requests = np.where(rank % 2 == 0, chosen * 16 + block_orders, ~chosen)
+        types = np.full(len(chosen), Migratetype.MOVABLE, np.int8)
+        if kind == "types":
+            eighth = below(8, len(chosen), seed=7)
+            types[eighth == 0] = Migratetype.UNMOVABLE
+            types[eighth == 1] = Migratetype.RECLAIMABLE
+        requests = np.where(allocates, chosen * 16 + block_orders, ~chosen)
         self.buddy: Buddy = buddy_kernels.new_buddy(FRAMES)
         blocks = np.arange(0, FRAMES, 1 << MAX_ORDER, dtype=np.int64)
         buddy_kernels.free_at_boot(self.buddy, blocks, np.full(len(blocks), MAX_ORDER, np.int8), True)
         self.slots = np.full(number, -1, np.int64)
         self.slot_orders = np.zeros(number, np.int8)
-        types = np.full(len(requests), Migratetype.MOVABLE, np.int8)
-        fill = len(filled)
+        fill = len(chosen) - count
         claim.run_trace(self.buddy, requests[:fill].copy(), types[:fill].copy(), self.slots, self.slot_orders)
         self.buddy.counters[:] = 0
         self.requests = requests[fill:].copy()
@@ -178,3 +208,40 @@ class Trace:
 def trace(kind: str, count: int) -> Trace:
     """Return one of :data:`TRACES` of ``count`` requests."""
     return Trace(kind, count)
+
+
+AREA_SLOTS = 4096
+AREA_PAGES = 32 * AREA_SLOTS
+
+
+@kernel
+def run_areas(areas: Areas, requests: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> int:
+    """Replay requests of :func:`area_requests`; ``starts`` (int64[AREA_SLOTS]) holds -1 where a slot is empty.
+
+    Returns how many were served. A kernel, so that what is timed is not the way into one.
+    """
+    served = 0
+    for i in range(len(requests)):
+        slot = requests[i] >> 8
+        if starts[slot] >= 0:
+            served += vmap.release(areas, starts[slot]) > 0
+            starts[slot] = -1
+        else:
+            starts[slot] = vmap.reserve(areas, requests[i] & 255)
+            served += starts[slot] >= 0
+    return served
+
+
+@functools.cache
+def area_requests(count: int) -> npt.NDArray[np.int64]:
+    """Return requests ``slot * 256 + pages``, int64[count], 2 to 65 pages each.
+
+    A request releases its slot's range if it has one, else reserves one, so that the area of :data:`AREA_PAGES` comes
+    to be about half full.
+    """
+    return below(AREA_SLOTS, count, seed=8) * 256 + 2 + below(64, count, seed=9)
+
+
+def new_areas() -> Areas:
+    """Return the empty area that :func:`area_requests` are for."""
+    return vmap.new_areas(AREA_PAGES, capacity=AREA_SLOTS + 1)

