@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels.causes import COUNTERS, Cause, Status
-from vckernels.jit import kernel
+from vckernels.jit import kernel, unsigned
 
 MAX_ORDER = 10
 ORDERS = MAX_ORDER + 1
@@ -105,43 +105,43 @@ def new_buddy(frames: int, migratetype: int = Migratetype.MOVABLE, merge_likely_
 def insert_head(buddy: Buddy, frame: int, order: int, migratetype: int) -> None:
     """Put a block at the head of its list. Mutates links, state and list length."""
     sentinel = len(buddy.state) + order * TYPES + migratetype
-    first = np.int64(buddy.next[sentinel])
-    buddy.next[frame] = first
-    buddy.prev[frame] = sentinel
-    buddy.prev[first] = frame
-    buddy.next[sentinel] = frame
-    buddy.state[frame] = order
-    buddy.free_blocks[order, migratetype] += 1
+    first = np.int64(buddy.next[unsigned(sentinel)])
+    buddy.next[unsigned(frame)] = first
+    buddy.prev[unsigned(frame)] = sentinel
+    buddy.prev[unsigned(first)] = frame
+    buddy.next[unsigned(sentinel)] = frame
+    buddy.state[unsigned(frame)] = order
+    buddy.free_blocks[unsigned(order), unsigned(migratetype)] += 1
 
 
 @kernel(inline=True)
 def insert_tail(buddy: Buddy, frame: int, order: int, migratetype: int) -> None:
     """Put a block at the tail of its list. Mutates links, state and list length."""
     sentinel = len(buddy.state) + order * TYPES + migratetype
-    last = np.int64(buddy.prev[sentinel])
-    buddy.prev[frame] = last
-    buddy.next[frame] = sentinel
-    buddy.next[last] = frame
-    buddy.prev[sentinel] = frame
-    buddy.state[frame] = order
-    buddy.free_blocks[order, migratetype] += 1
+    last = np.int64(buddy.prev[unsigned(sentinel)])
+    buddy.prev[unsigned(frame)] = last
+    buddy.next[unsigned(frame)] = sentinel
+    buddy.next[unsigned(last)] = frame
+    buddy.prev[unsigned(sentinel)] = frame
+    buddy.state[unsigned(frame)] = order
+    buddy.free_blocks[unsigned(order), unsigned(migratetype)] += 1
 
 
 @kernel(inline=True)
 def remove(buddy: Buddy, frame: int, order: int) -> None:
     """Take a free block off its list. Mutates links, state and list length."""
-    before = np.int64(buddy.prev[frame])
-    after = np.int64(buddy.next[frame])
-    buddy.next[before] = after
-    buddy.prev[after] = before
-    buddy.state[frame] = INSIDE
-    buddy.free_blocks[order, np.int64(buddy.pageblock[frame >> PAGEBLOCK_ORDER])] -= 1
+    before = np.int64(buddy.prev[unsigned(frame)])
+    after = np.int64(buddy.next[unsigned(frame)])
+    buddy.next[unsigned(before)] = after
+    buddy.prev[unsigned(after)] = before
+    buddy.state[unsigned(frame)] = INSIDE
+    buddy.free_blocks[unsigned(order), unsigned(buddy.pageblock[unsigned(frame >> PAGEBLOCK_ORDER)])] -= 1
 
 
 @kernel(inline=True)
 def first_block(buddy: Buddy, order: int, migratetype: int) -> int:
     """Return the first frame of a list's head block, or -1 where the list is empty."""
-    frame = np.int64(buddy.next[len(buddy.state) + order * TYPES + migratetype])
+    frame = np.int64(buddy.next[unsigned(len(buddy.state) + order * TYPES + migratetype)])
     return frame if frame < len(buddy.state) else -1
 
 
@@ -158,7 +158,7 @@ def take(buddy: Buddy, frame: int, high: int, low: int, list_type: int, requeste
     """Take a block off its list, keep its low end of order ``low``, give the rest back; return its frame."""
     remove(buddy, frame, high)
     expand(buddy, frame, high, low, list_type)
-    buddy.state[frame] = ALLOCATED + 16 * requested_type + low
+    buddy.state[unsigned(frame)] = ALLOCATED + 16 * requested_type + low
     buddy.counters[Cause.ALLOCATION] += 1
     return frame
 
@@ -179,28 +179,28 @@ def take_smallest(buddy: Buddy, order: int, migratetype: int) -> int:
 @kernel(inline=True)
 def is_free(buddy: Buddy, frame: int, order: int) -> bool:
     """Return whether a free block of exactly this order starts at a frame (0 or more) and lies inside the zone."""
-    return frame + (1 << order) <= len(buddy.state) and buddy.state[frame] == order
+    return frame + (1 << order) <= len(buddy.state) and buddy.state[unsigned(frame)] == order
 
 
 @kernel(inline=True)
 def merge_and_insert(buddy: Buddy, frame: int, order: int) -> None:
     """Merge a block (on no list) with its free buddies and put it on its list. Rule: ``__free_one_page``."""
-    migratetype = np.int64(buddy.pageblock[frame >> PAGEBLOCK_ORDER])
+    migratetype = np.int64(buddy.pageblock[unsigned(frame >> PAGEBLOCK_ORDER)])
     merges = 0
     while order < MAX_ORDER:
         other = frame ^ (1 << order)
         if not is_free(buddy, other, order):
             break
         if order >= PAGEBLOCK_ORDER:
-            other_type = np.int64(buddy.pageblock[other >> PAGEBLOCK_ORDER])
+            other_type = np.int64(buddy.pageblock[unsigned(other >> PAGEBLOCK_ORDER)])
             if other_type != migratetype and (
                 migratetype >= Migratetype.HIGHATOMIC or other_type >= Migratetype.HIGHATOMIC
             ):
                 break
         remove(buddy, other, order)
         if order >= PAGEBLOCK_ORDER:
-            buddy.pageblock[other >> PAGEBLOCK_ORDER] = migratetype
-        buddy.state[frame] = INSIDE
+            buddy.pageblock[unsigned(other >> PAGEBLOCK_ORDER)] = migratetype
+        buddy.state[unsigned(frame)] = INSIDE
         frame &= other
         order += 1
         merges += 1
@@ -215,9 +215,9 @@ def merge_and_insert(buddy: Buddy, frame: int, order: int) -> None:
 @kernel(inline=True)
 def allocated_order(buddy: Buddy, frame: int) -> int:
     """Return the order of the allocated block that starts at a frame, or -1 if none does."""
-    if frame < 0 or frame >= len(buddy.state) or buddy.state[frame] < ALLOCATED:
+    if frame < 0 or frame >= len(buddy.state) or buddy.state[unsigned(frame)] < ALLOCATED:
         return -1
-    return np.int64(buddy.state[frame]) & 15
+    return np.int64(buddy.state[unsigned(frame)]) & 15
 
 
 @kernel(inline=True)
@@ -230,7 +230,7 @@ def give_back(buddy: Buddy, frame: int, order: int) -> int:
     """
     if frame < 0 or frame >= len(buddy.state) or order < 0 or order > MAX_ORDER:
         return Status.OUT_OF_RANGE
-    state = np.int64(buddy.state[frame])
+    state = np.int64(buddy.state[unsigned(frame)])
     if state < ALLOCATED:
         return Status.NOT_ALLOCATED
     if state & 15 != order:
@@ -239,7 +239,7 @@ def give_back(buddy: Buddy, frame: int, order: int) -> int:
     if order <= PAGEBLOCK_ORDER:
         merge_and_insert(buddy, frame, order)
     else:
-        buddy.state[frame] = INSIDE
+        buddy.state[unsigned(frame)] = INSIDE
         for part in range(frame, frame + (1 << order), PAGEBLOCK_FRAMES):
             merge_and_insert(buddy, part, PAGEBLOCK_ORDER)
     return Status.OK
@@ -264,8 +264,8 @@ def take_at(buddy: Buddy, frame: int, order: int, migratetype: int) -> int:
         return Status.OUT_OF_RANGE
     for high in range(order, ORDERS):
         first = frame & ~((1 << high) - 1)
-        if buddy.state[first] == high:
-            list_type = np.int64(buddy.pageblock[first >> PAGEBLOCK_ORDER])
+        if buddy.state[unsigned(first)] == high:
+            list_type = np.int64(buddy.pageblock[unsigned(first >> PAGEBLOCK_ORDER)])
             remove(buddy, first, high)
             for half in range(high - 1, order - 1, -1):
                 upper = first + (1 << half)
@@ -275,7 +275,7 @@ def take_at(buddy: Buddy, frame: int, order: int, migratetype: int) -> int:
                     insert_head(buddy, first, half, list_type)
                     first = upper
             buddy.counters[Cause.SPLIT] += high - order
-            buddy.state[frame] = ALLOCATED + 16 * migratetype + order
+            buddy.state[unsigned(frame)] = ALLOCATED + 16 * migratetype + order
             buddy.counters[Cause.ALLOCATION] += 1
             return Status.OK
     return Status.NOT_FREE
@@ -301,7 +301,7 @@ def free_at_boot(buddy: Buddy, frames: npt.NDArray[np.int64], orders: npt.NDArra
         frame = frames[i]
         order = np.int64(orders[i])
         buddy.state[frame : frame + (1 << order)] = INSIDE
-        migratetype = np.int64(buddy.pageblock[frame >> PAGEBLOCK_ORDER])
+        migratetype = np.int64(buddy.pageblock[unsigned(frame >> PAGEBLOCK_ORDER)])
         if to_tail:
             insert_tail(buddy, frame, order, migratetype)
         else:
@@ -320,17 +320,17 @@ def adopt(
     for i in range(len(frames)):
         order = np.int64(orders[i])
         buddy.state[frames[i] : frames[i] + (1 << order)] = INSIDE
-        buddy.state[frames[i]] = ALLOCATED + 16 * np.int64(migratetypes[i]) + order
+        buddy.state[unsigned(frames[i])] = ALLOCATED + 16 * np.int64(migratetypes[i]) + order
     return Status.OK
 
 
 @kernel
 def read_list(buddy: Buddy, order: int, migratetype: int, blocks: npt.NDArray[np.int64]) -> None:
     """Write the first frames of one list's blocks, head first, into int64[free_blocks[order, migratetype]]."""
-    frame = np.int64(buddy.next[len(buddy.state) + order * TYPES + migratetype])
+    frame = np.int64(buddy.next[unsigned(len(buddy.state) + order * TYPES + migratetype)])
     for i in range(len(blocks)):
         blocks[i] = frame
-        frame = np.int64(buddy.next[frame])
+        frame = np.int64(buddy.next[unsigned(frame)])
 
 
 @kernel
@@ -339,7 +339,7 @@ def free_frames(buddy: Buddy) -> int:
     total = 0
     for order in range(ORDERS):
         for migratetype in range(TYPES):
-            total += buddy.free_blocks[order, migratetype] << order
+            total += buddy.free_blocks[unsigned(order), unsigned(migratetype)] << order
     return total
 
 
@@ -361,7 +361,7 @@ def describe_frames(buddy: Buddy, states: npt.NDArray[np.uint8]) -> None:
     """
     frame = 0
     while frame < len(buddy.state):
-        state = np.int64(buddy.state[frame])
+        state = np.int64(buddy.state[unsigned(frame)])
         if state < 0:
             states[frame] = 255
             frame += 1

@@ -28,7 +28,7 @@ from vckernels.buddy import (
     take_smallest,
 )
 from vckernels.causes import Cause, Status
-from vckernels.jit import kernel
+from vckernels.jit import kernel, unsigned
 
 #: Row = requested migratetype, columns = the types it falls back to, in order (``fallbacks`` in page_alloc.c).
 FALLBACKS = np.array(
@@ -287,14 +287,14 @@ def run_trace(
             slot = request >> 4
             order = request & 15
             frame, _ = allocate(buddy, order, np.int64(migratetypes[i]), 0, MODE_NORMAL)
-            slots[slot] = frame
-            slot_orders[slot] = order
+            slots[unsigned(slot)] = frame
+            slot_orders[unsigned(slot)] = order
             served += frame >= 0
         else:
             slot = ~request
-            if slots[slot] >= 0:
-                give_back(buddy, slots[slot], np.int64(slot_orders[slot]))
-                slots[slot] = -1
+            if slots[unsigned(slot)] >= 0:
+                give_back(buddy, slots[unsigned(slot)], np.int64(slot_orders[unsigned(slot)]))
+                slots[unsigned(slot)] = -1
                 served += 1
     return served
 

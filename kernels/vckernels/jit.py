@@ -16,6 +16,7 @@ from typing import Any, TypeVar, overload
 
 import llvmlite
 import numba
+import numpy as np
 from llvmlite import binding
 from numba.core import config as numba_config
 
@@ -51,6 +52,10 @@ def cache_directory() -> Path:
 
 
 _CACHE_DIRECTORY = cache_directory()
+
+unsigned = np.uint64
+"""Cast of an index that is never negative. With a signed one Numba tests at every access whether to count from the
+end, which makes the innermost loops a third slower."""
 
 
 @overload

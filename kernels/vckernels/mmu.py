@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vckernels.causes import COUNTERS, Cause
 from vckernels.entry import PAGE_SHIFT
-from vckernels.jit import kernel
+from vckernels.jit import kernel, unsigned
 from vckernels.pagetable import PageTables, walk
 from vckernels.tlb import Field, Tlb, fill, flush, invalidate, lookup
 
@@ -74,13 +74,13 @@ def _page_size(mmu: Mmu, tables: PageTables, page: int) -> int:
     """Return the size (0: 4K, 1: 2M, 2: 1G, ``UNMAPPED``) of the page around a 4K page number."""
     region = page >> REGION_PAGES_SHIFT
     slot = region & (REGIONS - 1)
-    seen = mmu.regions[slot]
+    seen = mmu.regions[unsigned(slot)]
     if seen >> 2 == region:
         return seen & 3
     _, level, _, fault = walk(tables, np.uint64(page << 12), False, False, False, False)
     if fault != 0:
         return UNMAPPED
-    mmu.regions[slot] = region << 2 | (level - 1)
+    mmu.regions[unsigned(slot)] = region << 2 | (level - 1)
     return level - 1
 
 
@@ -107,7 +107,7 @@ def _touch(mmu: Mmu, tables: PageTables, page: int, write: bool) -> bool:
             counters[Cause.TLB_FAULT] += 1
             return False
     else:
-        counters[Cause.FIRST_LEVEL_TLB_HIT + missed] += 1
+        counters[unsigned(Cause.FIRST_LEVEL_TLB_HIT + missed)] += 1
     for level in range(missed):
         fill(tlb, level, number, size)
     return tlb.geometry[0, size, Field.SETS] != 0
@@ -139,10 +139,12 @@ def access(mmu: Mmu, tables: PageTables, target: Target, offsets: npt.NDArray[np
     for i in range(len(offsets)):
         offset = offsets[i]
         if open_coded:
-            place = np.int64(target.arrays[offset >> target.array_shift]) + ((offset & array_within) >> 12) * 8
+            place = (
+                np.int64(target.arrays[unsigned(offset >> target.array_shift)]) + ((offset & array_within) >> 12) * 8
+            )
             _touch(mmu, tables, (place >> 12) & page_bits, False)
             last = -1
-        address = np.int64(target.bases[offset >> target.shift]) + (offset & within)
+        address = np.int64(target.bases[unsigned(offset >> target.shift)]) + (offset & within)
         page = (address >> 12) & page_bits
         if page == last:
             # The page just used is the first level's most recent entry: a hit that changes nothing.
@@ -173,6 +175,6 @@ def invalidate_range(mmu: Mmu, address: np.uint64, count: int, level: int) -> in
         dropped += invalidate(mmu.tlb, at >> (9 * (level - 1)), level - 1)
         for region in range(at >> REGION_PAGES_SHIFT, ((at + step - 1) >> REGION_PAGES_SHIFT) + 1):
             slot = region & (REGIONS - 1)
-            if mmu.regions[slot] >> 2 == region:
-                mmu.regions[slot] = NO_REGION
+            if mmu.regions[unsigned(slot)] >> 2 == region:
+                mmu.regions[unsigned(slot)] = NO_REGION
     return dropped

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from vckernels import entry
 from vckernels.causes import COUNTERS, Cause, Status
 from vckernels.entry import Fault
-from vckernels.jit import kernel
+from vckernels.jit import kernel, unsigned
 
 ENTRIES = 512
 
@@ -106,7 +106,7 @@ def row_at(tables: PageTables, frame: int) -> int:
     index = frame - tables.control[Control.FIRST_FRAME]
     if index < 0 or index >= len(tables.row_of):
         return -1
-    return np.int64(tables.row_of[index])
+    return np.int64(tables.row_of[unsigned(index)])
 
 
 @kernel(inline=True)
@@ -157,7 +157,7 @@ def walk(
     level = levels
     while True:
         index = entry.table_index(address, level)
-        word = tables.words[row, index]
+        word = tables.words[unsigned(row), unsigned(index)]
         references += 1
         if word & entry.PRESENT == entry.ZERO:
             return -1, level, references, np.int64(Fault.NOT_PRESENT)
@@ -174,7 +174,7 @@ def walk(
         if entry.is_leaf(word, level):
             break
         if update and word & entry.ACCESSED == entry.ZERO:
-            tables.words[row, index] = word | entry.ACCESSED
+            tables.words[unsigned(row), unsigned(index)] = word | entry.ACCESSED
         row = row_at(tables, entry.frame_of(word))
         if row < 0:
             # The word names a frame that holds no table; memory that nobody wrote reads as not present.
@@ -198,7 +198,7 @@ def walk(
         if write:
             wanted |= entry.DIRTY
         if wanted != word:
-            tables.words[row, index] = wanted
+            tables.words[unsigned(row), unsigned(index)] = wanted
     below = (np.uint64(1) << entry.level_shift(level)) - np.uint64(1)
     inside = np.int64((address & below) >> entry.PAGE_SHIFT)
     return entry.leaf_frame(word, level) + inside, level, references, fault

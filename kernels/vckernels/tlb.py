@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vckernels.jit import kernel
+from vckernels.jit import kernel, unsigned
 
 SIZES = 3
 """Page sizes, by the level of their leaf less one: 4K, 2M, 1G."""
@@ -131,28 +131,28 @@ def _sentinel(tlb: Tlb, fields: npt.NDArray[np.int64], page: int) -> int:
 
 @kernel(inline=True)
 def _unlink_from_bucket(tlb: Tlb, bucket: int, entry: int) -> None:
-    at = np.int64(tlb.buckets[bucket])
+    at = np.int64(tlb.buckets[unsigned(bucket)])
     if at == entry:
-        tlb.buckets[bucket] = tlb.chain[entry]
+        tlb.buckets[unsigned(bucket)] = tlb.chain[unsigned(entry)]
         return
-    while tlb.chain[at] != entry:
-        at = np.int64(tlb.chain[at])
-    tlb.chain[at] = tlb.chain[entry]
+    while tlb.chain[unsigned(at)] != entry:
+        at = np.int64(tlb.chain[unsigned(at)])
+    tlb.chain[unsigned(at)] = tlb.chain[unsigned(entry)]
 
 
 @kernel(inline=True)
 def _make_newest(tlb: Tlb, sentinel: int, entry: int) -> None:
-    newer = np.int64(tlb.newer[entry])
+    newer = np.int64(tlb.newer[unsigned(entry)])
     if newer == sentinel:
         return
-    older = np.int64(tlb.older[entry])
-    tlb.older[newer] = older
-    tlb.newer[older] = newer
-    first = np.int64(tlb.older[sentinel])
-    tlb.older[entry] = first
-    tlb.newer[first] = entry
-    tlb.older[sentinel] = entry
-    tlb.newer[entry] = sentinel
+    older = np.int64(tlb.older[unsigned(entry)])
+    tlb.older[unsigned(newer)] = older
+    tlb.newer[unsigned(older)] = newer
+    first = np.int64(tlb.older[unsigned(sentinel)])
+    tlb.older[unsigned(entry)] = first
+    tlb.newer[unsigned(first)] = entry
+    tlb.older[unsigned(sentinel)] = entry
+    tlb.newer[unsigned(entry)] = sentinel
 
 
 @kernel(inline=True)
@@ -167,10 +167,10 @@ def lookup(tlb: Tlb, level: int, page: int, size: int) -> bool:
     key = page << 2 | size
     entry = np.int64(tlb.buckets[_bucket(fields, key)])
     while entry != EMPTY:
-        if tlb.keys[entry] == key:
+        if tlb.keys[unsigned(entry)] == key:
             _make_newest(tlb, _sentinel(tlb, fields, page), entry)
             return True
-        entry = np.int64(tlb.chain[entry])
+        entry = np.int64(tlb.chain[unsigned(entry)])
     return False
 
 
@@ -181,16 +181,16 @@ def fill(tlb: Tlb, level: int, page: int, size: int) -> None:
     if fields[Field.SETS] == 0:
         return
     sentinel = _sentinel(tlb, fields, page)
-    entry = np.int64(tlb.newer[sentinel])
-    old = tlb.keys[entry]
+    entry = np.int64(tlb.newer[unsigned(sentinel)])
+    old = tlb.keys[unsigned(entry)]
     if old != EMPTY:
         # Every size of a level shares its buckets, so these fields serve the old key too.
         _unlink_from_bucket(tlb, _bucket(fields, old), entry)
     key = page << 2 | size
     bucket = _bucket(fields, key)
-    tlb.keys[entry] = key
-    tlb.chain[entry] = tlb.buckets[bucket]
-    tlb.buckets[bucket] = entry
+    tlb.keys[unsigned(entry)] = key
+    tlb.chain[unsigned(entry)] = tlb.buckets[unsigned(bucket)]
+    tlb.buckets[unsigned(bucket)] = entry
     _make_newest(tlb, sentinel, entry)
 
 
@@ -211,23 +211,23 @@ def invalidate(tlb: Tlb, page: int, size: int) -> int:
         if fields[Field.SETS] == 0:
             continue
         bucket = _bucket(fields, key)
-        entry = np.int64(tlb.buckets[bucket])
-        while entry != EMPTY and tlb.keys[entry] != key:
-            entry = np.int64(tlb.chain[entry])
+        entry = np.int64(tlb.buckets[unsigned(bucket)])
+        while entry != EMPTY and tlb.keys[unsigned(entry)] != key:
+            entry = np.int64(tlb.chain[unsigned(entry)])
         if entry == EMPTY:
             continue
         _unlink_from_bucket(tlb, bucket, entry)
-        tlb.keys[entry] = EMPTY
+        tlb.keys[unsigned(entry)] = EMPTY
         sentinel = _sentinel(tlb, fields, page)
-        newer = np.int64(tlb.newer[entry])
-        older = np.int64(tlb.older[entry])
-        tlb.older[newer] = older
-        tlb.newer[older] = newer
-        last = np.int64(tlb.newer[sentinel])
-        tlb.newer[sentinel] = entry
-        tlb.older[entry] = sentinel
-        tlb.newer[entry] = last
-        tlb.older[last] = entry
+        newer = np.int64(tlb.newer[unsigned(entry)])
+        older = np.int64(tlb.older[unsigned(entry)])
+        tlb.older[unsigned(newer)] = older
+        tlb.newer[unsigned(older)] = newer
+        last = np.int64(tlb.newer[unsigned(sentinel)])
+        tlb.newer[unsigned(sentinel)] = entry
+        tlb.older[unsigned(entry)] = sentinel
+        tlb.newer[unsigned(entry)] = last
+        tlb.older[unsigned(last)] = entry
         dropped += 1
     return dropped
 

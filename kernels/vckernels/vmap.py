@@ -174,7 +174,8 @@ def find(areas: Areas, page: int) -> int:
 def reserve(areas: Areas, pages: int) -> int:
     """Reserve the lowest gap of at least ``pages`` pages; return its first page.
 
-    Returns -1 where no gap is large enough (or ``pages`` is below 1) and -2 where all nodes are in use; nothing is changed then.
+    Returns -1 where no gap is large enough (or ``pages`` is below 1) and -2 where all nodes are in use; nothing is
+    changed then.
     """
     above = areas.places[Place.ROOT]
     if pages < 1 or areas.largest[above] < pages:
