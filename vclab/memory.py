@@ -56,10 +56,8 @@ class Zone:
 
     def allocate(self, order: int, migratetype: int) -> int:
         """Return the first frame of a new block of 2**order frames, or -1 where no block can serve."""
-        frames = np.empty(1, np.int64)
-        if claim.allocate_all(self.buddy, order, migratetype, frames) != Status.OK:
-            return -1
-        return int(frames[0]) + self.first_frame
+        frame = int(claim.allocate_one(self.buddy, order, migratetype))
+        return frame if frame < 0 else frame + self.first_frame
 
     def allocate_all(self, order: int, migratetype: int, count: int) -> npt.NDArray[np.int64] | None:
         """Return the first frames of ``count`` new blocks, int64[count], or None with none taken."""

@@ -227,6 +227,15 @@ def allocate_many(
 
 
 @kernel
+def allocate_one(buddy: Buddy, order: int, migratetype: int) -> int:
+    """Allocate one block; return its first frame, or -1 where there is none (or the request has no sense)."""
+    if order < 0 or order > MAX_ORDER or migratetype < 0 or migratetype >= len(FALLBACKS):
+        return -1
+    frame, _ = allocate(buddy, order, migratetype, 0, MODE_NORMAL)
+    return frame
+
+
+@kernel
 def allocate_all(buddy: Buddy, order: int, migratetype: int, frames: npt.NDArray[np.int64]) -> int:
     """Fill ``frames`` (int64[n], written) with blocks of one order, or allocate none; return a status.
 

@@ -1,7 +1,25 @@
 """What does it cost when a virtually contiguous page stands in for a physically contiguous one?"""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from vclab.studies.fallback.claims import claims, summary
-from vclab.studies.fallback.figures import figures
 from vclab.studies.fallback.measure import QUICK, Parameters, combine, points, run_point
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import xarray as xr
+
 __all__ = ["QUICK", "Parameters", "claims", "combine", "figures", "points", "run_point", "summary"]
+
+
+def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
+    """Write the study's figures to a folder; return file stem, title and caption of each.
+
+    Plotting is imported here, so that workers, which only measure, start without it.
+    """
+    from vclab.studies.fallback.figures import figures as draw
+
+    return draw(dataset, out)
