@@ -183,7 +183,7 @@ def run(share: float, seed: int) -> list[Result]:
         rng = random.Random(seed * 1000 + number)
         arrays = random_geometry(rng)
         entries = max(array.sets * array.ways for array in arrays)
-        pages = random_numbers(rng, rng.choice((entries, 2 * entries, 20 * entries, 1 << 30)), count)
+        pages = random_numbers(rng, rng.choice((entries + entries // 4 + 1, 2 * entries, 20 * entries, 1 << 30)), count)
         results.append(run_geometry(arrays, pages))
     for number in range(MIXED_GEOMETRIES):
         rng = random.Random(seed * 1000 + 500 + number)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 
 import numpy as np
+
+from tests.oracles.buddy import NORMAL, PlainBuddy
 from vckernels import buddy as kernels
 from vckernels import claim
 from vckernels.buddy import INSIDE, MAX_ORDER, ORDERS, PAGEBLOCK_FRAMES, TYPES, Buddy
 from vckernels.causes import Cause, Status
-
-from tests.oracles.buddy import NORMAL, PlainBuddy
 
 EVENTS = (
     Cause.ALLOCATION,

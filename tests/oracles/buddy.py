@@ -123,10 +123,11 @@ class PlainBuddy:
         free = sum(1 << self.free[frame] for frame in inside if frame in self.free)
         used = [self.allocated[frame] for frame in inside if frame in self.allocated]
         movable = sum(1 << order for order, requested in used if requested == MOVABLE)
+        alike = 0
         if kind == MOVABLE:
             alike = movable
-        else:
-            alike = len(inside) - free - movable if other == MOVABLE else 0
+        elif other == MOVABLE:
+            alike = len(inside) - free - movable
         if free + alike < len(inside) // 2:
             self.events["CLAIM_REFUSED"] += 1
             return False
@@ -180,7 +181,7 @@ class PlainBuddy:
         return frames
 
     def take_at(self, frame: int, order: int, requested: int) -> str:
-        """Allocate exactly one block out of the free block around it; what is left goes to list heads, largest first."""
+        """Allocate one named block out of the free one around it; what is left goes to list heads, largest first."""
         if frame < 0 or not 0 <= order <= LARGEST or frame % (1 << order) or frame + (1 << order) > self.frames:
             return "OUT_OF_RANGE"
         for high in range(order, LARGEST + 1):

@@ -1,0 +1,256 @@
+"""What the one decorator promises: where machine code is kept, when it is made anew, and what types it has."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import pkgutil
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from numba.core.dispatcher import Dispatcher
+
+import vckernels
+from vckernels import jit
+
+ROOT = Path(vckernels.__file__).parent.parent
+REPOSITORY = ROOT.parent
+
+
+def modules() -> list[ModuleType]:
+    """Return every kernel module."""
+    return [importlib.import_module(f"vckernels.{found.name}") for found in pkgutil.iter_modules(vckernels.__path__)]
+
+
+def kernels() -> dict[str, Dispatcher]:
+    """Return every compiled function by module and name, the ones that kernels import counted once."""
+    return {
+        f"{module.__name__}.{name}": value
+        for module in modules()
+        for name, value in vars(module).items()
+        if isinstance(value, Dispatcher) and value.py_func.__module__ == module.__name__
+    }
+
+
+def run(code: str, cache: Path, root: Path = ROOT, **environment: str) -> Any:
+    """Run Python code with kernels from a source root in a process of its own; return what it printed, as JSON."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "VCLAB_", "XDG_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=kept
+        | {"PYTHONPATH": os.pathsep.join([str(root), str(REPOSITORY)]), "VCLAB_CACHE_DIR": str(cache)}
+        | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+DIGEST = "import json; from vckernels import jit; print(json.dumps(jit.code_digest()))"
+
+
+# The folder
+
+
+def test_the_digest_names_the_folder_and_is_the_same_in_every_process(tmp_path: Path) -> None:
+    code = "import json; from vckernels import jit; print(json.dumps([jit.code_digest(), str(jit.cache_directory())]))"
+    digest, folder = run(code, tmp_path)
+    assert folder == str(tmp_path / digest)
+    assert [digest, folder] == run(code, tmp_path)
+
+
+def test_a_changed_source_changes_the_digest(tmp_path: Path) -> None:
+    """Any kernel file counts, whichever kernel imports it, and new files too."""
+    root = tmp_path / "kernels"
+    shutil.copytree(ROOT / "vckernels", root / "vckernels", ignore=shutil.ignore_patterns("__pycache__"))
+    before = run(DIGEST, tmp_path, root)
+    assert before == run(DIGEST, tmp_path)
+    with (root / "vckernels" / "causes.py").open("a") as file:
+        file.write("\n")
+    edited = run(DIGEST, tmp_path, root)
+    (root / "vckernels" / "further.py").write_text("")
+    assert len({before, edited, run(DIGEST, tmp_path, root)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("switch", "value"),
+    [("NUMBA_BOUNDSCHECK", "1"), ("NUMBA_CPU_NAME", "generic"), ("NUMBA_OPT", "1"), ("NUMBA_DEBUGINFO", "1")],
+)
+def test_a_switch_that_changes_code_changes_the_digest(tmp_path: Path, switch: str, value: str) -> None:
+    assert run(DIGEST, tmp_path) != run(DIGEST, tmp_path, **{switch: value})
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"VCLAB_CACHE_DIR": "/a", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/a"),
+        ({"VCLAB_CACHE_DIR": "", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/b/vclab"),
+        ({"VCLAB_CACHE_DIR": "", "XDG_CACHE_HOME": "", "HOME": "/c"}, "/c/.cache/vclab"),
+    ],
+)
+def test_where_machine_code_is_kept(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert jit.cache_directory() == Path(expected) / jit.code_digest()
+
+
+# What is kept there
+
+
+CALL = """
+import json
+import numpy as np
+from vckernels import buddy
+zone = buddy.new_buddy(64)
+blocks = np.empty(1, np.int64)
+try:
+    # The lists of order 11 would begin just behind the last link: unchecked, it reads on.
+    buddy.read_list(zone, ORDER, 4, blocks)
+    answer = "read"
+except IndexError:
+    answer = "refused"
+stats = buddy.read_list.stats
+print(json.dumps([answer, sum(stats.cache_hits.values()), sum(stats.cache_misses.values())]))
+"""
+
+
+def test_an_index_out_of_range_raises_with_checks_on_after_a_warm_run_without(tmp_path: Path) -> None:
+    """Numba alone would reload the unchecked code, since only its own source file names it."""
+    inside, outside = CALL.replace("ORDER", "10"), CALL.replace("ORDER", "11")
+    assert run(inside, tmp_path, NUMBA_BOUNDSCHECK="0") == ["read", 0, 1]
+    assert run(inside, tmp_path, NUMBA_BOUNDSCHECK="0") == ["read", 1, 0]
+    assert run(outside, tmp_path, NUMBA_BOUNDSCHECK="0") == ["read", 1, 0]
+    assert run(outside, tmp_path, NUMBA_BOUNDSCHECK="1") == ["refused", 0, 1]
+    assert run(outside, tmp_path, NUMBA_BOUNDSCHECK="1") == ["refused", 1, 0]
+    assert run(inside, tmp_path, NUMBA_BOUNDSCHECK="1") == ["read", 1, 0]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_nothing_is_kept_beside_the_sources() -> None:
+    """All kernels have their cache in the one folder that the digest names."""
+    folder = jit._CACHE_DIRECTORY
+    for name, kernel in kernels().items():
+        assert Path(kernel._cache.cache_path).is_relative_to(folder), name
+
+
+# The types
+
+
+SMALL_RUN = """
+import contextlib, importlib, json, pkgutil
+import numpy as np
+import vckernels, vclab
+from numba import types
+from numba.core.dispatcher import Dispatcher
+from vclab import GFP_KERNEL, GFP_VFALLBACK
+from vclab.recorded import kernel_stream
+
+for policy in ("vmalloc", "physical"):
+    system = vclab.System(memory="64MiB", policy=policy)
+    page = system.alloc_pages(3, GFP_KERNEL)
+    system.access(page, vclab.streams.uniform(page.nbytes, 100), write=True)
+    array = np.array([system.direct_map.address(0)], np.uint64)
+    system.access_at(np.array([page.address], np.uint64), page.nbytes, [0, 1], arrays=array, array_nbytes=page.nbytes)
+    system.virt_to_page(page.address)
+    system.page_tables.translate([page.address])
+    system.memory.zone.audit(), system.memory.zone.blocks(), system.memory.free_share
+    system.free_pages(page)
+    system.mmu.flush()
+system.unusable_free_index(9)
+with contextlib.suppress(vclab.FragmentationNotReached):
+    system.fragment(9, 0.5)
+vclab.tlb_misses([1, 2], [vclab.TlbLevel(4, 4)])
+
+
+def floats(kind):
+    if isinstance(kind, types.Float) or isinstance(kind, types.Complex):
+        return [str(kind)]
+    if isinstance(kind, types.Array):
+        return floats(kind.dtype)
+    if isinstance(kind, types.BaseTuple):
+        return [found for member in kind for found in floats(member)]
+    return []
+
+
+found = {}
+compiled = 0
+for info in pkgutil.iter_modules(vckernels.__path__):
+    module = importlib.import_module("vckernels." + info.name)
+    for name, kernel in vars(module).items():
+        if isinstance(kernel, Dispatcher) and kernel.py_func.__module__ == module.__name__:
+            for signature in kernel.nopython_signatures:
+                compiled += 1
+                kinds = [*signature.args, signature.return_type]
+                found[module.__name__ + "." + name] = [f for kind in kinds for f in floats(kind)]
+print(json.dumps([compiled, found]))
+"""
+
+
+def test_no_signature_holds_a_float(tmp_path: Path) -> None:
+    """Of all that a small run compiles, inlined kernels included; nothing in the kernels asks for one."""
+    compiled, found = run(SMALL_RUN, tmp_path, NUMBA_OPT="0")
+    assert compiled >= 60
+    for name in ("mmu.access", "mmu._touch", "claim.allocate_all", "buddy.merge_and_insert", "tlb.count_misses"):
+        assert f"vckernels.{name}" in found
+    assert {name: floats for name, floats in found.items() if floats} == {}
+
+
+def test_integers_stay_int64_when_wider_or_narrower_ones_are_mixed_in() -> None:
+    """A uint64 beside a signed integer would become a float64 in NumPy; the walk is the place for that."""
+    from vckernels import pagetable
+
+    tables = pagetable.new_page_tables(0, 0, 8, 4, 46, True)
+    physical = np.empty(1, np.int64)
+    pagetable.translate_many(tables, np.array([0xFFFF_8880_0000_0000], np.uint64), physical)
+    assert physical.tolist() == [-1]
+    for signature in pagetable.translate_many.nopython_signatures:
+        assert signature.return_type in (numba.types.none, numba.types.void)
+
+
+# The house rules
+
+
+def test_kernels_is_a_source_root_and_no_package() -> None:
+    assert not (ROOT / "__init__.py").exists()
+    assert ROOT.name == "kernels" or "site-packages" in str(ROOT)
+
+
+@pytest.mark.parametrize("name", sorted(kernels()))
+def test_every_public_kernel_says_what_it_does(name: str) -> None:
+    kernel = kernels()[name]
+    if not name.split(".")[-1].startswith("_"):
+        assert kernel.py_func.__doc__ is not None
+        assert len(kernel.py_func.__doc__.split()) >= 3
+
+
+def test_every_kernel_is_compiled_by_the_one_decorator() -> None:
+    """Without the interpreter, without the GIL; nothing but ``jit`` names Numba's own decorators."""
+    for name, kernel in kernels().items():
+        assert kernel.targetoptions["nopython"], name
+        assert kernel.targetoptions["nogil"], name
+        assert "parallel" not in kernel.targetoptions, name
+    for module in modules():
+        source = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+        names = {
+            alias.name.split(".")[0]
+            for node in ast.walk(source)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module or "")])
+        }
+        allowed = {"__future__", "collections", "enum", "math", "numpy", "typing", "vckernels"}
+        if module is jit:
+            allowed |= {"hashlib", "llvmlite", "numba", "os", "pathlib", "sys"}
+        assert names <= allowed, f"{module.__name__} imports {names - allowed}"
