@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from vclab.errors import ConfigurationError, InvalidFree, OutOfMemory
 from vclab.gfp import Gfp, migratetype
-from vclab.kmalloc import SmallObjects, kmalloc_size
 from vclab.mapping import DirectMap, PageTables, VmallocArea
 from vclab.memory import Memory
 from vclab.presets import LinuxPreset
+from vclab.structures import SmallObjects, kmalloc_size
 from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes
 
 MAX_REQUEST_ORDER = 10

@@ -113,6 +113,11 @@ class PageTables:
         return twin
 
 
+def _leaf_frames(level: int) -> int:
+    """Return how many frames a leaf of a level maps: 1, 512 or 262144."""
+    return 1 << (9 * (level - 1))
+
+
 class DirectMap:
     """The linear mapping of all memory that the kernel reaches physical pages through.
 
@@ -123,24 +128,25 @@ class DirectMap:
     layout : AddressSpace
         Where the map starts.
     level : int
-        Leaf level: 1 for 4K, 2 for 2M, 3 for 1G. What is left over at the end gets the next smaller size.
+        Leaf level: 1 for 4K, 2 for 2M, 3 for 1G. What is left over at either end gets smaller pages.
     """
 
     def __init__(self, tables: PageTables, layout: AddressSpace, level: int) -> None:
         self.start = layout.direct_map_start.value
         self.level = level
-        first = tables.memory.first_frame
-        end = first + tables.memory.frames
-        while first < end:
-            size = 1 << (9 * (level - 1))
-            count = (end - first) // size if first % size == 0 else 0
-            if count == 0:
-                level -= 1
-                continue
-            frames = np.arange(first, first + count * size, size, dtype=np.int64)
-            if tables.map(self.start + (first << PAGE_SHIFT), frames, level) is None:
+        at = tables.memory.first_frame
+        end = at + tables.memory.frames
+        while at < end:
+            # The largest pages that start and end here, as many as there are up to a place for larger ones.
+            leaf = max(
+                size for size in range(1, level + 1) if at % _leaf_frames(size) == 0 and at + _leaf_frames(size) <= end
+            )
+            size = _leaf_frames(leaf)
+            stop = end if leaf == level else min(end, at - at % _leaf_frames(leaf + 1) + _leaf_frames(leaf + 1))
+            frames = np.arange(at, at + (stop - at) // size * size, size, dtype=np.int64)
+            if tables.map(self.start + (at << PAGE_SHIFT), frames, leaf) is None:
                 raise OutOfMemory("no frame is free for the direct map's page tables; give the machine more memory")
-            first += count * size
+            at += len(frames) * size
 
     def address(self, frame: int) -> int:
         """Return the virtual address of a frame."""

@@ -1,4 +1,4 @@
-"""Control structures in whole frames: what a page array or an area descriptor really costs in memory.
+"""Control structures in whole frames: what a page array or an area descriptor takes from the allocator.
 
 Structures of one size share frames, as many as fit, and a frame goes back when its last one is freed. Sizes are
 kmalloc's or a cache's own. What is larger than half a page gets a block of its own. There are no per-CPU lists

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from vclab.kmalloc import KMALLOC_SIZES, SmallObjects, block_order, kmalloc_size
 from vclab.memory import Memory, Migratetype, Zone
+from vclab.structures import KMALLOC_SIZES, SmallObjects, block_order, kmalloc_size
 
 PAGE = 4096
 
