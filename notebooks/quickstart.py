@@ -15,8 +15,12 @@
 # that cost?
 
 # %%
+import numpy as np
+
 import vclab
+from vckernels.buddy import describe_frames
 from vclab import GFP_KERNEL, GFP_VFALLBACK
+from vclab.figures.memory import frame_picture
 
 system = vclab.System(cpu="zen3", memory="512MiB", policy="early-fallback", seed=1)
 system
@@ -33,14 +37,9 @@ system.fragment(order=9, unusable=0.95, free=0.30)
 system.buddyinfo()
 
 # %% [markdown]
-# Every frame of the machine, 2048 to a row:
+# Every frame of the machine:
 
 # %%
-import numpy as np
-
-from vckernels.buddy import describe_frames
-from vclab.figures.memory import frame_picture
-
 states = np.empty(system.memory.zone.frames, np.uint8)
 describe_frames(system.memory.zone.buddy, states)
 frame_picture(states)
