@@ -15,10 +15,11 @@ import numpy.typing as npt
 from vckernels import ageing as kernels
 from vckernels.ageing import Bounds, Clock, Population
 from vckernels.buddy import ALLOCATED, MAX_ORDER, free_frames, usable_frames
+from vckernels.claim import FALLBACKS
 from vclab import recordings
 from vclab.errors import ConfigurationError, FragmentationNotReached
 from vclab.memory import Zone
-from vclab.recorded import kernel_stream
+from vclab.recorded import kernel_stream, span
 
 TICK_US = 10_000
 #: Ends of the tail, in seconds; 0: what outlives the recording never dies.
@@ -94,17 +95,24 @@ def learn(source: str) -> Law:
     stream = kernel_stream(recording)
     if not len(stream.frame):
         raise ConfigurationError(f"recording {source} has no events to age by; use another source")
+    frames = span(recording)
     times = recording.stream.time_us.astype(np.int64) // TICK_US
     end = int(times[-1]) + 1
     count = len(times)
     lifetimes = np.empty(count, np.int64)
     ended = np.empty(count, np.int8)
-    first_deaths = np.empty(recording.frames, np.int64)
-    born = np.empty(recording.frames, np.int64)
+    first_deaths = np.empty(frames, np.int64)
+    born = np.empty(frames, np.int64)
     kernels.measure_lifetimes(stream, times, end, born, lifetimes, ended, first_deaths)
-    events = np.flatnonzero(lifetimes >= 0)
+    # The types that requests can have; the kernel's special ones serve its own reserves.
+    events = np.flatnonzero((lifetimes >= 0) & (stream.migratetype >= 0) & (stream.migratetype < len(FALLBACKS)))
+    if not len(events):
+        raise ConfigurationError(f"recording {source} has no allocations to age by; use another source")
     keys = stream.order[events].astype(np.int64) * 8 + stream.migratetype[events]
-    classes, arrivals = np.unique(keys, return_inverse=True)
+    classes = np.flatnonzero(np.bincount(keys))
+    number_of = np.zeros(classes[-1] + 1, np.int8)
+    number_of[classes] = np.arange(len(classes))
+    arrivals = number_of[keys]
     curves = [
         kaplan_meier(lifetimes[events][arrivals == kind], ended[events][arrivals == kind] == 1, QUANTILES)
         for kind in range(len(classes))
@@ -119,11 +127,11 @@ def learn(source: str) -> Law:
         else:
             curves.append(curves[-1])
     return Law(
-        arrivals=arrivals.astype(np.int8),
+        arrivals=arrivals,
         orders=(classes // 8).astype(np.int8),
         migratetypes=(classes % 8).astype(np.int8),
         quantiles=np.array(curves),
-        rate=len(events) / end / recording.frames,
+        rate=len(events) / end / frames,
         window=end,
         censored=1 - float(ended[events].mean()),
     )

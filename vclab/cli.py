@@ -16,6 +16,7 @@ from vclab.errors import ConfigurationError, VclabError
 if TYPE_CHECKING:
     import xarray as xr
     from pydantic import BaseModel
+    from rich.console import Console
 
     from vclab.results import Claim
 
@@ -82,7 +83,7 @@ def run(
     module = studies.find(study)
     if quick:
         settings = {**settings, **module.QUICK}
-    parameters = studies.parameters(study, {**settings, **runner.settings_from(list(set_))})
+    parameters = studies.parameters(study, {**settings, **runner.settings_from(list(set_), module.Parameters)})
     if jobs is not None and jobs < 1:
         raise ConfigurationError(f"--jobs {jobs} is not possible; use 1 or more")
     points = len(module.points(parameters))
@@ -95,7 +96,6 @@ def run(
 
 
 def _print_plan(study: str, parameters: BaseModel, points: int, jobs: int, folder: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"study {study}: {points} points, {jobs} at once, into {folder}", title_justify="left")
@@ -103,10 +103,11 @@ def _print_plan(study: str, parameters: BaseModel, points: int, jobs: int, folde
     table.add_column("value")
     for name, value in parameters.model_dump().items():
         table.add_row(name, str(value))
-    Console().print(table)
+    _console().print(table)
 
 
 def _run(study: str, parameters: BaseModel, points: int, jobs: int, folder: Path) -> int:
+    from vclab import report as reporting
     from vclab import results
     from vclab import run as runner
 
@@ -119,7 +120,7 @@ def _run(study: str, parameters: BaseModel, points: int, jobs: int, folder: Path
         with _Progress(points) as progress:
             dataset = runner.run_study(study, parameters, jobs, progress.report)
         runner.save(dataset, folder)
-        _finish(dataset, folder)
+        _show(dataset, reporting.write(dataset, folder), folder)
         done = True
     finally:
         if new and not done and not any(folder.iterdir()):
@@ -127,11 +128,9 @@ def _run(study: str, parameters: BaseModel, points: int, jobs: int, folder: Path
     return DONE
 
 
-def _finish(dataset: xr.Dataset, folder: Path) -> None:
-    from vclab import report as reporting
+def _show(dataset: xr.Dataset, claims: list[Claim], folder: Path) -> None:
     from vclab import studies
 
-    claims = reporting.write(dataset, folder)
     study = studies.find(str(dataset.attrs["study"]))
     for line in study.summary(dataset):
         print(line)
@@ -140,7 +139,6 @@ def _finish(dataset: xr.Dataset, folder: Path) -> None:
 
 
 def _print_claims(claims: list[Claim]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="The RFC's claims", title_justify="left", show_lines=True)
@@ -149,7 +147,7 @@ def _print_claims(claims: list[Claim]) -> None:
     for claim in claims:
         verdict = claim.verdict if not claim.threshold else f"{claim.verdict} ({claim.threshold})"
         table.add_row(claim.sentence, claim.measure, claim.number, verdict)
-    Console().print(table)
+    _console().print(table)
 
 
 class _Progress:
@@ -202,10 +200,9 @@ def list_(what: Literal["studies", "cpu", "linux", "recordings"] | None = None, 
     what
         One kind only.
     """
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = _console()
     for kind in (what,) if what else ("studies", "cpu", "linux", "recordings"):
         table = Table("name", "what", title=str(kind), title_justify="left")
         for name, text in _listing(str(kind)):
@@ -248,11 +245,9 @@ def report(folder: Path, /) -> int:
     folder
         What "vclab run" wrote to.
     """
-    from vclab import results
+    from vclab import report as reporting
 
-    dataset = results.load(folder)
-    results.prepare_folder(folder)
-    _finish(dataset, folder)
+    _show(*reporting.rewrite(folder), folder)
     return DONE
 
 
@@ -271,7 +266,6 @@ def replay(recording: str, /, *, check: Annotated[bool, Parameter(negative="")] 
     check
         Exit with 1 if a rate is on the wrong side of its threshold.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from vclab import recordings
@@ -289,8 +283,19 @@ def replay(recording: str, /, *, check: Annotated[bool, Parameter(negative="")] 
             limit = f"{sign} {one.threshold:.1%}"
         result = "–" if one.threshold is None else "met" if one.passed else "MISSED"
         table.add_row(one.name, rate, limit, result, f"{one.what} ({one.detail})")
-    Console().print(table)
+    _console().print(table)
     return BELOW_THRESHOLD if check and not all(one.passed for one in checks) else DONE
+
+
+def _console() -> Console:
+    """Return a console for standard output that leaves a closed pipe to :func:`main`."""
+    from rich.console import Console
+
+    class LabConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return LabConsole()
 
 
 def _one_line(error: BaseException) -> str:
@@ -313,7 +318,10 @@ def main(arguments: list[str] | None = None) -> int:
     except VclabError as error:
         print(f"vclab: error: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            print(f"vclab: error: cannot write the output: {error.strerror}; check where it goes", file=sys.stderr)
+            return BAD_INPUT
         # Whoever read the output has gone; what is still buffered goes nowhere, without another error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE

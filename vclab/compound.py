@@ -188,8 +188,9 @@ class CompoundAllocator:
         OutOfMemory
             If the policy cannot serve it; nothing is changed then.
         """
-        if not 0 <= order <= MAX_REQUEST_ORDER:
+        if not isinstance(order, int | np.integer) or not 0 <= order <= MAX_REQUEST_ORDER:
             raise ConfigurationError(f"order {order} of a request does not exist; orders are 0 to {MAX_REQUEST_ORDER}")
+        order = int(order)
         flagged = self.flag_all or bool(int(flags) & Gfp.VFALLBACK)
         may_be_virtual = self.policy.virtual and (flagged or not self.policy.needs_flag)
         if self.policy.needs_flag and order == 0:
@@ -206,6 +207,7 @@ class CompoundAllocator:
                 f"{self.memory.zone.free_frames} frames are free, in blocks by order "
                 f"{self.memory.zone.free_blocks.tolist()}{hint}"
             )
+        page.frames.flags.writeable = False
         self.pages[page.address] = page
         return page
 
@@ -216,7 +218,10 @@ class CompoundAllocator:
         return CompoundPage(order, self.direct_map.address(frame), np.arange(frame, frame + (1 << order)), False)
 
     def _virtual(self, order: int, mobility: int) -> CompoundPage | None:
-        """Page array, frames one by one, area, entries: in the RFC's order; any shortage unwinds all."""
+        """Page array, frames one by one, area, entries: in the RFC's order; any shortage unwinds all.
+
+        The array is a kmalloc under every rule set, as in the RFC (6.18's vmalloc maps arrays above a page virtually).
+        """
         count = 1 << order
         array_bytes = count * self.linux.page_array_entry_bytes.value
         sizes = (
@@ -268,14 +273,14 @@ class CompoundAllocator:
         if self.pages.get(page.address) is not page:
             reason = "it was freed already" if page.freed else "it belongs to another system"
             raise InvalidFree(f"cannot free {page!r}: {reason}")
+        if page.is_virtual:
+            self.memory.zone.free(self.vmalloc_area.unmap(page.address), 0)
+            for address, size in page.structures:
+                self.objects.free(address, size)
+        else:
+            self.memory.zone.free(page.frames[:1], page.order)
         del self.pages[page.address]
         page.freed = True
-        if not page.is_virtual:
-            self.memory.zone.free(page.frames[:1], page.order)
-            return
-        self.memory.zone.free(self.vmalloc_area.unmap(page.address), 0)
-        for address, size in page.structures:
-            self.objects.free(address, size)
 
     def page_at(self, address: int) -> CompoundPage | None:
         """Return the page that holds a virtual address of either kind, None where none does."""

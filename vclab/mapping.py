@@ -190,7 +190,7 @@ class VmallocArea:
             raise ConfigurationError("cannot map a range of no frames; pass at least one")
         length = len(frames) + self.guard_pages
         page = int(vmap.reserve(self.areas, length))
-        if page == -2:
+        if page == -Status.NO_CAPACITY:
             self.areas = vmap.grown(self.areas, 2 * len(self.areas.start))
             page = int(vmap.reserve(self.areas, length))
         if page < 0:

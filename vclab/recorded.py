@@ -11,7 +11,7 @@ from vckernels.buddy import INSIDE, MAX_ORDER, PAGEBLOCK_ORDER, TYPES, Buddy, Mi
 from vckernels.causes import Status
 from vckernels.replay import Stream
 from vclab.errors import RecordingError
-from vclab.memory import Zone
+from vclab.memory import FRAMES_PER_BLOCK, Zone
 from vclab.recordings import BlockMap, FrameKind, Operation, Recording
 
 #: Migratetypes that user memory of a kind was asked for with; all else is unmovable.
@@ -24,8 +24,13 @@ def kernel_stream(recording: Recording) -> Stream:
     Raises
     ------
     RecordingError
-        If its kernel had migratetypes that the model does not know.
+        If its kernel had migratetypes that the model does not know, or its zone starts inside a largest block.
     """
+    if recording.first_frame % FRAMES_PER_BLOCK:
+        raise RecordingError(
+            f"zone {recording.zone_name} of recording {recording.name} starts at frame {recording.first_frame}; "
+            f"it should be a multiple of {FRAMES_PER_BLOCK}"
+        )
     stream = recording.stream
     claims = stream.operation == Operation.CLAIM
     fallback_types = (stream.extra[claims] >> 4) & 15
@@ -43,6 +48,11 @@ def kernel_stream(recording: Recording) -> Stream:
     )
 
 
+def span(recording: Recording) -> int:
+    """Return the frames of a recording's zone, rounded up to whole blocks of the largest order."""
+    return -(-recording.frames // FRAMES_PER_BLOCK) * FRAMES_PER_BLOCK
+
+
 def pageblock_types(recording: Recording, stream: Stream) -> tuple[npt.NDArray[np.int8], int]:
     """Return each pageblock's migratetype before the stream, and how many of them no event named.
 
@@ -50,7 +60,7 @@ def pageblock_types(recording: Recording, stream: Stream) -> tuple[npt.NDArray[n
     counts as movable, as all are at boot. The two pageblocks of a free block of order 10 lie on one list, so the
     first one's event, else the second one's, tells for both.
     """
-    types = np.empty(-(-recording.frames >> PAGEBLOCK_ORDER), np.int8)
+    types = np.empty(span(recording) >> PAGEBLOCK_ORDER, np.int8)
     replay_kernels.learn_types(stream, types)
     whole = recording.free_before.frames[recording.free_before.orders == MAX_ORDER] - recording.first_frame
     first = whole >> PAGEBLOCK_ORDER
@@ -87,7 +97,7 @@ def snapshot_buddy(
     merge_likely_to_tail : bool
         The tail placement rule, for ablation.
     """
-    buddy = buddy_kernels.new_buddy(recording.frames, merge_likely_to_tail=merge_likely_to_tail)
+    buddy = buddy_kernels.new_buddy(span(recording), merge_likely_to_tail=merge_likely_to_tail)
     buddy.state[:] = INSIDE
     buddy.pageblock[:], _ = pageblock_types(recording, stream)
     _place_free(buddy, recording, recording.free_before, ascending)
@@ -96,7 +106,7 @@ def snapshot_buddy(
 
 def recorded_zone(recording: Recording) -> Zone:
     """Return the zone as first snapped, with every allocated block in its place, so that it can be freed."""
-    buddy = buddy_kernels.new_buddy(recording.frames)
+    buddy = buddy_kernels.new_buddy(span(recording))
     buddy.pageblock[:], _ = pageblock_types(recording, kernel_stream(recording))
     _place_free(buddy, recording, recording.free_before, ascending=False)
     allocated = recording.allocated
@@ -110,4 +120,4 @@ def recorded_zone(recording: Recording) -> Zone:
     )
     if status != Status.OK:
         raise RecordingError(f"allocated blocks of {recording.name} do not fit its zone; record the whole zone")
-    return Zone(recording.zone_name, recording.first_frame, recording.frames, buddy)
+    return Zone(recording.zone_name, recording.first_frame, span(recording), buddy)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,11 @@ import xarray as xr
 
 from vclab.errors import OutputError
 
+#: Results from elsewhere that would take more memory than this are refused.
+MOST_BYTES = 2 << 30
 RESULTS_FILE = "results.nc"
+#: A verdict needs this many independently aged machines.
+SEEDS_FOR_A_VERDICT = 5
 NOT_MEASURED = "not measured yet"
 
 
@@ -62,16 +66,18 @@ class Claim:
         return f"{text} {self.unit}".rstrip()
 
 
-def interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
+def interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, float, float] | tuple[float, None, None]:
     """Return mean, lower and upper end of Student's t interval of independent values (one for each seed).
 
-    With fewer than two values, or values that are all equal, the interval is the mean alone.
+    One value has no interval (None). That of values that are all equal is the mean alone.
     """
     from scipy import stats
 
     sample = np.asarray(values, float).ravel()
     mean = float(sample.mean())
-    if len(sample) < 2 or np.ptp(sample) == 0:
+    if len(sample) < 2:
+        return mean, None, None
+    if np.ptp(sample) == 0:
         return mean, mean, mean
     half = float(stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * stats.sem(sample))
     return mean, mean - half, mean + half
@@ -140,14 +146,13 @@ def load(folder: Path) -> xr.Dataset:
         raise OutputError(f"no {RESULTS_FILE} in {folder}; name a folder that vclab run has written")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            if dataset.nbytes > MOST_BYTES:
+                raise OutputError(f"{path} would take {dataset.nbytes:,} bytes; results take at most {MOST_BYTES:,}")
             loaded = dataset.load()
+    except OutputError:
+        raise
     except Exception as error:
         raise OutputError(f"{path} cannot be read ({type(error).__name__}); run the study again") from error
     if "study" not in loaded.attrs:
         raise OutputError(f"{path} holds no results of vclab; name a folder that vclab run has written")
     return loaded
-
-
-def claims_to_records(claims: list[Claim]) -> list[dict[str, Any]]:
-    """Return claims as plain dictionaries, for tables and templates."""
-    return [{**asdict(claim), "number": claim.number} for claim in claims]

@@ -153,8 +153,15 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def settings_from(pairs: list[str]) -> dict[str, Any]:
-    """Return ``NAME=VALUE`` settings as a dictionary; values are read as TOML, else as text.
+def settings_from(pairs: list[str], parameters: type[BaseModel]) -> dict[str, Any]:
+    """Return ``NAME=VALUE`` settings as a dictionary.
+
+    Parameters
+    ----------
+    pairs : list of str
+        Values are read as TOML, else as text; those of parameters that are text, as text.
+    parameters : type
+        The study's parameters.
 
     Raises
     ------
@@ -168,6 +175,10 @@ def settings_from(pairs: list[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise ConfigurationError(f"setting {pair!r} of --set is not NAME=VALUE; write it like --set seeds=5")
+        field = parameters.model_fields.get(name.strip())
+        if field is not None and field.annotation is str:
+            settings[name.strip()] = value.strip().strip("'\"")
+            continue
         try:
             settings[name.strip()] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

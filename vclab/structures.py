@@ -65,7 +65,7 @@ class SmallObjects:
             partial[frame] = list(range(PAGE_BYTES // size - 1, -1, -1))
             self.frames_held += 1
             taken = 1
-        frame, spare = next(iter(partial.items()))
+        frame, spare = next(reversed(partial.items()))
         index = spare.pop()
         if not spare:
             self._full[frame] = size

@@ -111,6 +111,8 @@ class System:
         chosen = find_policy(policy)
         levels, level = check_paging(cpu, levels, direct_map)
         paging = self.cpu.paging
+        if seed < 0:
+            raise ConfigurationError(f"seed {seed} does not exist; use 0 or more")
         if cpus < 1:
             raise ConfigurationError(f"a machine with {cpus} CPUs does not exist; use 1 or more")
         self.seed = seed
@@ -174,9 +176,10 @@ class System:
         return page
 
     def vmalloc_to_page(self, address: int) -> CompoundPage:
-        """Return the page that holds an address, found by walking the page tables as the kernel does.
+        """Return the page that holds an address, checked against a walk of the page tables.
 
-        Works for both kinds, since the direct map is made of tables too.
+        Works for both kinds, since the direct map is made of tables too. Other mappings of a page's frames (the direct
+        map of a virtual page's, or what :meth:`vmap` made) are not its addresses.
 
         Raises
         ------

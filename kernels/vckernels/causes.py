@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """Answer of a kernel. Anything but ``OK`` means that nothing was changed."""
+    """Answer of a kernel. Anything but ``OK`` means that nothing was handed out, given back or mapped."""
 
     OK = 0
     NO_MEMORY = 1

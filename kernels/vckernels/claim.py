@@ -175,16 +175,19 @@ def allocate(buddy: Buddy, order: int, migratetype: int, flags: int, mode: int) 
     buddy : Buddy
         Mutated, unless the frame returned is -1: no block could serve the request.
     order, migratetype : int
-        The request; migratetype 0 to 2.
+        The request. Types above 2 have no fallbacks: only their own lists serve them.
     flags : int
         ``NOFRAGMENT`` or 0.
     mode : int
         Where to start. A request, or a refill of many pages, begins with ``MODE_NORMAL``.
     """
-    if mode == MODE_NORMAL:
+    if mode == MODE_NORMAL or migratetype >= len(FALLBACKS):
         frame = take_smallest(buddy, order, migratetype)
         if frame >= 0:
             return frame, MODE_NORMAL
+    if migratetype >= len(FALLBACKS):
+        buddy.counters[Cause.ALLOCATION_FAILURE] += 1
+        return -1, mode
     if mode <= MODE_CLAIM:
         frame = claim(buddy, order, migratetype, flags)
         if frame >= 0:

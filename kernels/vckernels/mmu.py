@@ -122,7 +122,7 @@ def access(mmu: Mmu, tables: PageTables, target: Target, offsets: npt.NDArray[np
     mmu : Mmu
         Mutated: TLB state and counters.
     tables : PageTables
-        Accessed and dirty bits are set as hardware sets them.
+        Walks set accessed and dirty bits. A store that hits an entry sets none: kernel leaves are born dirty.
     target : Target
         Read.
     offsets : int64[n]

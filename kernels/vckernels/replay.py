@@ -25,9 +25,8 @@ from vckernels.buddy import (
     first_block,
     merge_and_insert,
     take_at,
-    take_smallest,
 )
-from vckernels.claim import FALLBACKS, MODE_NORMAL, allocate, move_free_blocks
+from vckernels.claim import MODE_NORMAL, allocate, move_free_blocks
 from vckernels.jit import kernel
 
 ZONE_FREE, ZONE_REMOVAL, ZONE_DRAIN, ZONE_FALLBACK = 1, 3, 4, 5
@@ -75,10 +74,13 @@ class Count(IntEnum):
     """Of those, with the frame foreseen."""
     RESYNCHRONISATIONS = 13
     """Times the recorded choice, not the model's, was carried out."""
-    FAILED = 14
-    """Free running: allocations that the model could not serve."""
+    AFTER_CLAIM = 14
+    """Removals for which a smaller fallback block took its pageblock along. Which one is known from the recorded frame
+    alone, so they are foreseen by nobody and in no other count."""
     FREES_SPLIT = 15
     """Free running: frees done frame by frame, since the model's frames lie apart."""
+    FAILED = 16
+    """Free running: allocations that the model could not serve."""
 
 
 COUNTS = len(Count)
@@ -178,8 +180,12 @@ def follow(
                 continue
             if i + 1 < total and stream.operation[i + 1] == ZONE_FALLBACK and stream.frame[i + 1] == frame:
                 extra = np.int64(stream.extra[i + 1])
-                if extra & 15 < PAGEBLOCK_ORDER and extra >> 8:
+                if extra & 15 < PAGEBLOCK_ORDER and extra >> 8 and high < PAGEBLOCK_ORDER:
+                    counts[Count.AFTER_CLAIM] += 1
                     move_free_blocks(buddy, frame & ~(PAGEBLOCK_FRAMES - 1), migratetype)
+                    take_at(buddy, frame, order, migratetype)
+                    buddy.state[frame] = INSIDE
+                    continue
             foreseen, foreseen_order = _predict(buddy, order, migratetype)
             first = frame & ~((1 << high) - 1)
             right = foreseen == frame
@@ -272,10 +278,7 @@ def run_free(
                 counts[Count.REMOVALS_SKIPPED] += 1
                 continue
             migratetype = np.int64(stream.migratetype[i])
-            if migratetype < len(FALLBACKS):
-                chosen, _ = allocate(buddy, order, migratetype, 0, MODE_NORMAL)
-            else:
-                chosen = take_smallest(buddy, order, migratetype)
+            chosen, _ = allocate(buddy, order, migratetype, 0, MODE_NORMAL)
             if chosen < 0:
                 counts[Count.FAILED] += 1
                 continue

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vckernels.causes import COUNTERS, Cause
+from vckernels.causes import COUNTERS, Cause, Status
 from vckernels.jit import kernel
 
 NONE = -1
@@ -174,12 +174,12 @@ def find(areas: Areas, page: int) -> int:
 def reserve(areas: Areas, pages: int) -> int:
     """Reserve the lowest gap of at least ``pages`` pages; return its first page.
 
-    Returns -1 where no gap is large enough (or ``pages`` is below 1) and -2 where all nodes are in use; nothing is
-    changed then.
+    Returns minus a status, with nothing changed: ``NO_SPACE`` where no gap is large enough (or ``pages`` is below 1),
+    ``NO_CAPACITY`` where all nodes are in use.
     """
     above = areas.places[Place.ROOT]
     if pages < 1 or areas.largest[above] < pages:
-        return -1
+        return -np.int64(Status.NO_SPACE)
     node = areas.places[Place.SPARE]
     if node != NONE:
         areas.places[Place.SPARE] = np.int64(areas.left[node])
@@ -187,7 +187,7 @@ def reserve(areas: Areas, pages: int) -> int:
         node = areas.places[Place.USED]
         areas.places[Place.USED] = node + 1
     else:
-        return -2
+        return -np.int64(Status.NO_CAPACITY)
     # Leftmost node whose gap fits: go left while a fitting gap lies there.
     while True:
         areas.counters[Cause.AREA_STEP] += 1

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.oracles.vmap import PlainAreas
 from vckernels import vmap
-from vckernels.causes import Cause
+from vckernels.causes import Cause, Status
 from vckernels.vmap import NONE, Areas, Place
 
 
@@ -116,19 +116,19 @@ def test_a_full_area_answers_minus_one_and_changes_nothing() -> None:
     areas = vmap.new_areas(10, 16)
     assert [vmap.reserve(areas, 4), vmap.reserve(areas, 6)] == [0, 4]
     before, counters = state(areas), areas.counters.copy()
-    assert vmap.reserve(areas, 1) == -1
+    assert vmap.reserve(areas, 1) == -Status.NO_SPACE
     assert state(areas) == before
     assert areas.counters.tolist() == counters.tolist()
     assert vmap.release(areas, 0) == 4
-    assert [vmap.reserve(areas, 5), vmap.reserve(areas, 4)] == [-1, 0]
+    assert [vmap.reserve(areas, 5), vmap.reserve(areas, 4)] == [-Status.NO_SPACE, 0]
 
 
 def test_no_room_for_a_range_answers_minus_two_and_changes_nothing() -> None:
     areas = vmap.new_areas(10, 3)
     assert [vmap.reserve(areas, 1), vmap.reserve(areas, 2)] == [0, 1]
     before = state(areas)
-    assert vmap.reserve(areas, 1) == -2
-    assert vmap.reserve(areas, 8) == -1
+    assert vmap.reserve(areas, 1) == -Status.NO_CAPACITY
+    assert vmap.reserve(areas, 8) == -Status.NO_SPACE
     assert state(areas) == before
     areas = vmap.grown(areas, 4)
     assert vmap.reserve(areas, 1) == 3

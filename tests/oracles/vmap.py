@@ -18,14 +18,14 @@ class PlainAreas:
         return [(end, start - end) for end, start in zip(ends, starts, strict=True) if start > end]
 
     def reserve(self, pages: int) -> int:
-        """Return the first page of a new range, -1 where no gap fits, -2 where all ranges are in use."""
+        """Return the first page of a new range, -8 where no gap fits, -9 where all ranges are in use."""
         for start, free in self.gaps():
             if free >= pages:
                 if len(self.ranges) == self.capacity:
-                    return -2
+                    return -9
                 self.ranges = sorted([*self.ranges, (start, pages)])
                 return start
-        return -1
+        return -8
 
     def release(self, start: int) -> int:
         """Return the length of the range given back, -1 if none starts there."""

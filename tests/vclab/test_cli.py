@@ -28,6 +28,40 @@ def small(*more: str) -> list[str]:
     return [argument for setting in [*SMALL, *more] for argument in ("--set", setting)]
 
 
+def test_text_is_text_and_numbers_are_numbers(tmp_path: Path) -> None:
+    done = vclab(
+        "run", "--dry-run", "--set", "linux=6.18", "--set", "memory=4194304", "--set", "free=0.25", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4194304" in done.stdout
+    assert "0.25" in done.stdout
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m vclab.cli list cpu | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("damage", ["variable", "parameters", "zeros"])
+def test_results_of_another_make_are_refused(damage: str, tmp_path: Path) -> None:
+    done = vclab("run", "--jobs", "1", "--out", "out", *small("seeds=1"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    dataset = results.load(tmp_path / "out")
+    if damage == "variable":
+        dataset = dataset.drop_vars("outcome")
+    elif damage == "parameters":
+        dataset.attrs["parameters"] = "{}"
+    else:
+        dataset["cycles"] = dataset["cycles"].isel(cause=0, drop=True)
+    results.save(dataset, tmp_path / "out")
+    again = vclab("report", "out", cwd=tmp_path)
+    assert again.returncode == 2
+    assert again.stderr.startswith("vclab: error: ")
+    assert again.stderr.count("\n") == 1
+
+
 def test_importing_the_command_line_is_light() -> None:
     code = "import sys, vclab.cli; print([m for m in ('numpy','numba','pydantic','xarray') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -50,6 +84,8 @@ def test_help_has_examples(tmp_path: Path) -> None:
         ["run", "--set", "seeds"],
         ["run", "--set", "seeds=none"],
         ["run", "--set", "cpu=zen9"],
+        ["run", "--set", "orders=[3, 3]"],
+        ["run", "--jobs", "1", *small("memory=4MiB", "orders=[9]", "live_pages=[64]")],
         ["run", "--jobs", "0"],
         ["run", "--jobs", "many"],
         ["run", "absent.toml"],

@@ -133,15 +133,43 @@ def test_claims_cover_the_rfc_and_judge_by_their_threshold(dataset: xr.Dataset) 
     measured = [claim for claim in claims if claim.value is not None]
     assert len(claims) == 10
     assert len(measured) == 6
+    exact = [claim for claim in measured if claim.low is None]
+    assert [claim.sentence[:40] for claim in exact] == ["Virtual mappings have more memory overhe"]
+    assert exact[0].verdict == "holds"
     for claim in measured:
-        assert claim.verdict in ("holds", "does not hold", "undecided")
         assert claim.threshold
         assert claim.left_out
-        assert claim.low is not None
-        assert claim.high is not None
-        assert claim.low <= claim.value <= claim.high
+        if claim not in exact:
+            assert claim.low is not None
+            assert claim.high is not None
+            assert claim.low <= claim.value <= claim.high
+            # Two seeds are too few for a verdict.
+            assert claim.verdict == "undecided"
     assert all(claim.verdict == "not measured yet" for claim in claims if claim.value is None)
     assert fallback.summary(dataset)
+
+
+def test_verdicts_need_five_seeds(dataset: xr.Dataset) -> None:
+    several = dataset.isel(seed=[0, 1, 0, 1, 0, 1])
+    verdicts = {claim.sentence[:20]: claim.verdict for claim in fallback.claims(several)}
+    assert verdicts["“Reliability” as lon"] in ("holds", "does not hold")
+    assert verdicts["Virtual mappings are"] == "holds"
+    one = fallback.claims(dataset.isel(seed=[0]))
+    assert {claim.verdict for claim in one} == {"undecided", "holds", "not measured yet"}
+    assert all(claim.low is None for claim in one)
+    assert "nothing is decided" in fallback.summary(dataset)[-1]
+
+
+def test_standing_in_is_measured_only_where_something_failed(dataset: xr.Dataset) -> None:
+    unfailing = dataset.copy(deep=True)
+    unfailing["outcome"].loc[{"policy": "physical", "answer": "failed"}] = 0
+    claim = fallback.claims(unfailing)[0]
+    assert claim.verdict == "not measured yet"
+    half = dataset.copy(deep=True)
+    failed = half["outcome"].sel(policy="physical", answer="failed").sum("order")
+    half["outcome"].loc[{"policy": "early-fallback", "answer": "failed"}] = 0
+    half["outcome"].loc[{"policy": "early-fallback", "answer": "failed", "order": 9}] = failed
+    assert fallback.claims(half)[0].value == pytest.approx(0.0)
 
 
 def test_provenance_is_complete(dataset: xr.Dataset) -> None:
@@ -171,6 +199,8 @@ def test_events_are_those_that_accesses_cause() -> None:
         ({"levels": 5}, "presets that have it: ice-lake"),
         ({"memory": "5K"}, "cannot be modelled"),
         ({"orders": [11]}, "orders.0"),
+        ({"orders": [3, 3]}, "orders must ascend, each value once"),
+        ({"live_pages": [4, 1]}, "live_pages must ascend"),
     ],
 )
 def test_bad_parameters_are_refused_at_once(settings: dict[str, object], message: str) -> None:

@@ -29,7 +29,7 @@ from vclab.figures.report import write_report
 from vclab.figures.style import spread, to_png
 from vclab.studies.fallback.figures import figures
 
-STEMS = ["cost-against-reach", "cycles-by-cause", "memory-before-after", "success-by-order"]
+STEMS = ["cost-against-reach", "cold-against-reach", "cycles-by-cause", "memory-before-after", "success-by-order"]
 KIND_OF_STATE = {
     0: "free, order 0: single pages",
     **dict.fromkeys((1, 2, 3), "free, orders 1–3"),
@@ -326,7 +326,7 @@ def test_the_report_says_everything(drawn: tuple[Path, list[tuple[str, str, str]
 
 
 @pytest.mark.parametrize(
-    ("seeds", "words"), [("7", "Only one seed was run, so there is no interval"), ("1, 2", "provisional")]
+    ("seeds", "words"), [("7", "Only one seed was run, so there is no interval"), ("1, 2", "nothing is decided yet")]
 )
 def test_few_seeds_are_said_to_be_few(seeds: str, words: str, tmp_path: Path) -> None:
     page = report(tmp_path, facts={"seeds": seeds})

@@ -86,13 +86,13 @@ def test_numbers_have_path_value_text_and_kind() -> None:
     rows = {number.path: number for number in presets.cpu("zen3").numbers()}
     assert next(iter(rows)) == "clock.gigahertz"
     path, value, text, is_estimate = rows["latency.walk"]
-    assert (path, value, is_estimate) == ("latency.walk", 17.5, False)
+    assert (path, value, is_estimate) == ("latency.walk", 17.5, True)
     assert text.startswith("measured on an EPYC Milan VM")
     assert rows["tlb.second-level.entries"].value == 2048
 
 
 def test_estimates_are_these() -> None:
-    assert estimates(presets.cpu("zen3")) == set()
+    assert estimates(presets.cpu("zen3")) == {"latency.walk"}
     assert estimates(presets.cpu("ice-lake")) == {"latency.first_level_data", "latency.walk"}
     assert estimates(presets.cpu("k8")) == {
         "latency.second_level_tlb_hit",
@@ -101,6 +101,18 @@ def test_estimates_are_these() -> None:
         "overlap.miss_parallelism",
     }
     assert estimates(presets.linux("6.18")) == set()
+
+
+def test_kernels_follow_the_preset() -> None:
+    """Rules that the kernels have compiled in are the preset's."""
+    from vckernels import buddy, claim
+
+    linux = presets.linux("6.18")
+    assert linux.page_block_order.value == buddy.PAGEBLOCK_ORDER
+    assert linux.max_page_order.value == buddy.MAX_ORDER
+    for kind in ("unmovable", "movable", "reclaimable"):
+        expected = [buddy.Migratetype[name.upper()] for name in getattr(linux.fallbacks, kind).value]
+        assert claim.FALLBACKS[buddy.Migratetype[kind.upper()]].tolist() == expected
 
 
 def test_zen3() -> None:

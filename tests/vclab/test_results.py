@@ -22,7 +22,7 @@ def test_interval_is_students() -> None:
 
 def test_exact_counts_have_no_interval() -> None:
     assert results.interval([3.0, 3.0, 3.0]) == (3.0, 3.0, 3.0)
-    assert results.interval([7.0]) == (7.0, 7.0, 7.0)
+    assert results.interval([7.0]) == (7.0, None, None)
 
 
 def test_dataset_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -11,11 +11,10 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from vclab.errors import OutputError
-from vclab.results import NOT_MEASURED, Claim, replacing
+from vclab.results import NOT_MEASURED, SEEDS_FOR_A_VERDICT, Claim, replacing
 
 REPORT_FILE = "report.html"
 #: Seeds that a verdict asks for.
-ENOUGH_SEEDS = 5
 
 
 class Cell(NamedTuple):
@@ -164,14 +163,14 @@ def _seed_note(seeds: int) -> str:
     if seeds == 1:
         return (
             "Only one seed was run, so there is no interval: what another ageing of the same machine would give is not "
-            f"known. A verdict asks for at least {ENOUGH_SEEDS} seeds; take these as provisional."
+            f"known. A verdict asks for at least {SEEDS_FOR_A_VERDICT} seeds: nothing is decided yet."
         )
     note = (
         f"Intervals are 95% (Student’s t) over {seeds} seeds, each ageing memory anew: the model’s randomness on one "
         "machine, not the variety of machines."
     )
-    if seeds < ENOUGH_SEEDS:
-        note += f" A verdict asks for at least {ENOUGH_SEEDS} seeds; take these as provisional."
+    if seeds < SEEDS_FOR_A_VERDICT:
+        note += f" A verdict asks for at least {SEEDS_FOR_A_VERDICT} seeds: nothing is decided yet."
     return note
 
 

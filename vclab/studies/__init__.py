@@ -34,6 +34,8 @@ class Study(Protocol):
 
     Parameters: type[BaseModel]
     QUICK: dict[str, Any]
+    ASSUMPTIONS: Sequence[tuple[str, str, str]]
+    """Name, value and reasoning of what the study itself decides without a source."""
 
     def points(self, parameters: Any) -> Sequence[int]:
         """Return what can run side by side: each a seed."""

@@ -8,17 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from vclab.results import Claim, interval
+from vclab.results import SEEDS_FOR_A_VERDICT, Claim, interval
 from vclab.units import PAGE_BYTES, format_bytes
 
-#: A verdict needs this many independently aged machines.
-SEEDS = 5
 #: A ratio this near to 1 counts as no difference.
 NEGLIGIBLE = 0.02
-#: Percent of requests that have to be served, of requests or walks that count as most, of bytes that count as more.
+#: Percent of requests that have to be served, and of requests or walks that count as most.
 RELIABLE = 99.9
 MOST = 50
-OVERHEAD = 0.5
 
 _NO_CACHES = "data-cache misses (not modelled): they would dilute the share of translation"
 _NO_DEFRAGMENTATION = "reclaim and compaction, which would be tried first or instead"
@@ -38,12 +35,13 @@ def _ratio(values: xr.DataArray, above: str, below: str) -> npt.NDArray[np.float
     return np.asarray(values.sel(cell=above).values / values.sel(cell=below).values, float)
 
 
-def _judge(low: float, high: float, holds_above: float, fails_below: float) -> str:
-    if low > holds_above:
+def _judge(dataset: xr.Dataset, low: float | None, high: float | None, least: float) -> str:
+    """Return the verdict on "at least": by where the whole interval lies, and only with enough seeds for one."""
+    if low is None or high is None or dataset.sizes["seed"] < SEEDS_FOR_A_VERDICT:
+        return "undecided"
+    if low > least:
         return "holds"
-    if high < fails_below:
-        return "does not hold"
-    return "undecided"
+    return "does not hold" if high < least else "undecided"
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
@@ -84,18 +82,21 @@ def _share(dataset: xr.Dataset, policy: str, answers: list[str]) -> npt.NDArray[
 
 
 def _stand_in(dataset: xr.Dataset) -> Claim:
-    failed = dataset["outcome"].sel(policy="physical", answer="failed").sum("order")
-    rescued = dataset["outcome"].sel(policy="early-fallback", answer="virtual").sum("order")
-    value, low, high = interval(100 * np.where(failed > 0, rescued / np.maximum(failed, 1), 1.0))
+    sentence = "If higher order allocations are failing then virtual compound pages can stand in for them."
+    failed = dataset["outcome"].sel(answer="failed").sum("order")
+    alone, left = failed.sel(policy="physical"), failed.sel(policy="early-fallback")
+    if not bool((alone > 0).all()):
+        return Claim(sentence=sentence, measure="nothing failed under physical, so nothing had to stand in")
+    value, low, high = interval(100 * (1 - left / alone))
     return Claim(
-        sentence="If higher order allocations are failing then virtual compound pages can stand in for them.",
-        measure="virtual stand-ins under early-fallback for each request that failed under physical",
+        sentence=sentence,
+        measure="requests failed under physical that no longer fail under early-fallback",
         value=value,
         low=low,
         high=high,
         unit="%",
-        threshold=f"holds if at least {RELIABLE} % of them are served",
-        verdict=_judge(low, high, RELIABLE, RELIABLE),
+        threshold=f"holds if above {RELIABLE} %",
+        verdict=_judge(dataset, low, high, RELIABLE),
         left_out=_NO_DEFRAGMENTATION,
     )
 
@@ -111,7 +112,7 @@ def _reliability(dataset: xr.Dataset) -> Claim:
         high=high,
         unit="%",
         threshold=f"holds if at least {RELIABLE} % are served",
-        verdict=_judge(low, high, RELIABLE, RELIABLE),
+        verdict=_judge(dataset, low, high, RELIABLE),
         left_out="exhaustion: order-0 shortage at the watermarks, a bounded vmalloc area",
     )
 
@@ -126,7 +127,7 @@ def _less_vmalloc(dataset: xr.Dataset) -> Claim:
         high=high,
         unit="%",
         threshold=f"holds if at least {MOST} % are",
-        verdict=_judge(low, high, MOST, MOST),
+        verdict=_judge(dataset, low, high, MOST),
         left_out="how often kernels ask for which order: each order counts the same here",
     )
 
@@ -146,7 +147,7 @@ def _larger_entries(dataset: xr.Dataset, largest: dict[str, Any], size: str) -> 
         high=high,
         unit="%",
         threshold=f"holds if at least {MOST} % are avoided",
-        verdict=_judge(low, high, MOST, MOST),
+        verdict=_judge(dataset, low, high, MOST),
         left_out="coalescing of neighbouring 4K entries, other users of the TLB",
     )
 
@@ -168,29 +169,33 @@ def _slower(dataset: xr.Dataset, largest: dict[str, Any], size: str) -> Claim:
         high=high,
         unit="times",
         threshold=f"holds if above {1 + NEGLIGIBLE}",
-        verdict=_judge(low, high, 1 + NEGLIGIBLE, 1 + NEGLIGIBLE),
+        verdict=_judge(dataset, low, high, 1 + NEGLIGIBLE),
         left_out=_NO_CACHES,
     )
 
 
 def _memory_overhead(dataset: xr.Dataset) -> Claim:
     served = dataset["outcome"].sel(policy="vmalloc", answer="virtual")
-    data = (served * 2 ** dataset["order"] * PAGE_BYTES).sum("order")
-    attributed = dataset["attributed_bytes"].sel(policy="vmalloc").sum("order") / data
-    marginal = float((dataset["marginal_frames"].sel(policy="vmalloc").sum("order") * PAGE_BYTES / data).mean())
-    retained = float((dataset["retained_frames"].sel(policy="vmalloc").sum("order") * PAGE_BYTES / data).mean())
-    value, low, high = interval(100 * attributed.values)
+    data = served * 2 ** dataset["order"] * PAGE_BYTES
+    share = 100 * (dataset["attributed_bytes"].sel(policy="vmalloc") / data).mean("seed")
+    marginal = 100 * (dataset["marginal_frames"].sel(policy="vmalloc") * PAGE_BYTES / data).mean("seed")
+    retained = 100 * (dataset["retained_frames"].sel(policy="vmalloc") * PAGE_BYTES / data).mean("seed")
+    small, large = int(dataset["order"].min()), int(dataset["order"].max())
     return Claim(
         sentence="Virtual mappings have more memory overhead: vm_area structures, page tables, page arrays.",
-        measure=f"bytes attributed per byte of pages (marginal {marginal:.2%}, retained after free {retained:.2%})",
-        value=value,
-        low=low,
-        high=high,
+        measure=f"bytes attributed per byte of pages of order {small} ({float(share.sel(order=large)):.2f} % at order "
+        f"{large}; newly taken frames {_range(marginal, small, large)}, retained after free "
+        f"{_range(retained, small, large)}); exact",
+        value=float(share.sel(order=small)),
         unit="%",
-        threshold=f"holds if above {OVERHEAD} %",
-        verdict=_judge(low, high, OVERHEAD, OVERHEAD),
-        left_out="slab rounding of control structures beyond whole frames",
+        threshold="holds if above 0 % at every order, which is what physical pages take",
+        verdict="holds" if bool((share > 0).all()) else "does not hold",
+        left_out="per-CPU lists and slabs of the control structures",
     )
+
+
+def _range(share: xr.DataArray, small: int, large: int) -> str:
+    return f"{float(share.sel(order=small)):.2f} to {float(share.sel(order=large)):.2f} %"
 
 
 def summary(dataset: xr.Dataset) -> list[str]:
@@ -220,8 +225,8 @@ def summary(dataset: xr.Dataset) -> list[str]:
             f"Beyond it the price grows to {float(chase.where(~inside).max()):.2f} times, with data and page tables in "
             "the caches: an upper bound wherever data misses add to both sides."
         )
-    if dataset.sizes["seed"] < SEEDS:
+    if dataset.sizes["seed"] < SEEDS_FOR_A_VERDICT:
         lines.append(
-            f"Only {dataset.sizes['seed']} of the {SEEDS} seeds that a verdict needs: all of this is provisional."
+            f"Only {dataset.sizes['seed']} of the {SEEDS_FOR_A_VERDICT} seeds that a verdict needs: nothing is decided."
         )
     return lines

@@ -47,7 +47,7 @@ def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
     list of (str, str, str)
         File stem, title and caption of each.
     """
-    drawn = [_cost_against_reach(dataset, out), _cycles_by_cause(dataset, out)]
+    drawn = [_cost_against_reach(dataset, out), _cold_against_reach(dataset, out), _cycles_by_cause(dataset, out)]
     if "frame_state" in dataset:
         drawn.append(_memory_before_after(dataset, out))
     return [*drawn, _success_by_order(dataset, out)]
@@ -76,8 +76,8 @@ def _by_size(dataset: xr.Dataset, values: xr.DataArray) -> tuple[Floats, list[Fl
     return distinct.astype(float), [table[:, size == each] for each in distinct]
 
 
-def _curve(dataset: xr.Dataset, pattern: str, cell: str, label: str) -> Curve:
-    where = {"phase": "steady", "pattern": pattern, "cell": cell}
+def _curve(dataset: xr.Dataset, pattern: str, cell: str, label: str, phase: str = "steady") -> Curve:
+    where = {"phase": phase, "pattern": pattern, "cell": cell}
     sizes, groups = _by_size(dataset, per_access(dataset).sel(where))
     medians = np.array([np.median(group, axis=1) for group in groups])
     dots = [group.mean(axis=0) for group in groups]
@@ -98,6 +98,15 @@ def _curve(dataset: xr.Dataset, pattern: str, cell: str, label: str) -> Curve:
     )
 
 
+def _reaches(dataset: xr.Dataset) -> list[tuple[float, str]]:
+    first, second = (float(dataset.attrs[f"{level}_level_reach_bytes"]) for level in ("first", "second"))
+    return [
+        (first, "4K entries fit the\nfirst-level TLB"),
+        (second, "4K entries fit the\nsecond-level TLB"),
+        (np.inf, "beyond both:\npage walks"),
+    ]
+
+
 def _cost_against_reach(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     names = _cell_names(dataset)
     panels = [
@@ -105,14 +114,8 @@ def _cost_against_reach(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
         for pattern, title in PATTERNS.items()
         if pattern in dataset["pattern"].values
     ]
-    first, second = (float(dataset.attrs[f"{level}_level_reach_bytes"]) for level in ("first", "second"))
-    reaches = [
-        (first, "4K entries fit the\nfirst-level TLB"),
-        (second, "4K entries fit the\nsecond-level TLB"),
-        (np.inf, "beyond both:\npage walks"),
-    ]
     stem = "cost-against-reach"
-    save(cost_curves(panels, reaches, second), out, stem)
+    save(cost_curves(panels, _reaches(dataset), float(dataset.attrs["second_level_reach_bytes"])), out, stem)
     physical, virtual = panels[0].curves[0], panels[0].curves[2]
     ratio = virtual.cost / physical.cost
     worst = int(ratio.argmax())
@@ -123,9 +126,26 @@ def _cost_against_reach(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
         f"{format_bytes(virtual.size[worst])}.{_overlapped(panels)} Lines are medians over the orders that reach the "
         f"same live bytes and means of {_seeds(dataset)} (strokes: least to greatest), dots single orders. "
         f"{_counterfactual(dataset)}"
-        "Left out: cold accesses and data-cache misses."
+        "Left out: data-cache misses."
     )
     return stem, "What an access costs, by how much memory is live", caption
+
+
+def _cold_against_reach(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
+    names = _cell_names(dataset)
+    curves = [_curve(dataset, "chase", cell, names[cell], "cold") for cell in names]
+    stem = "cold-against-reach"
+    panel = Panel("First pass from empty TLBs: each page is touched once", curves)
+    save(cost_curves([panel], _reaches(dataset), float(dataset.attrs["second_level_reach_bytes"])), out, stem)
+    physical, virtual = curves[0], curves[2]
+    caption = (
+        f"Cold, every virtual page costs a walk, {virtual.cost[0]:.1f} cycles an access whatever is live; physical "
+        f"pages share larger entries: {physical.cost[0]:.1f} cycles at {format_bytes(physical.size[0])}, "
+        f"{physical.cost[-1]:.1f} at {format_bytes(physical.size[-1])}. Independent random accesses differ only in "
+        "that some pages are met twice before others once. Left out: page tables and data that are not in the caches "
+        "yet, which is what a first touch would find."
+    )
+    return stem, "The first touch of each page", caption
 
 
 def _overlapped(panels: list[Panel]) -> str:
