@@ -27,7 +27,7 @@ app = App(
     version=vclab.__version__,
     help="""What does it cost when a large kernel allocation cannot be physically contiguous?
 
-    .. code-block:: console
+    For example:
 
         vclab run                          # the study "fallback" on a recorded machine
         vclab run --quick                  # the same in seconds, on a small machine
@@ -35,7 +35,7 @@ app = App(
         vclab replay compile --check       # does the allocator foresee the real one?
         vclab list
     """,
-    help_format="rst",
+    help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
 
@@ -53,7 +53,7 @@ def run(
 ) -> int:
     """Run a study and write its results, figures and report.
 
-    .. code-block:: console
+    For example:
 
         vclab run
         vclab run fallback --set orders=[3,9] --set unusable=0.8 --jobs 1
@@ -190,7 +190,7 @@ class _Progress:
 def list_(what: Literal["studies", "cpu", "linux", "recordings"] | None = None, /) -> int:
     """Show the studies, presets and recordings that exist.
 
-    .. code-block:: console
+    For example:
 
         vclab list
         vclab list cpu
@@ -236,7 +236,7 @@ def _listing(kind: str) -> list[tuple[str, str]]:
 def report(folder: Path, /) -> int:
     """Draw the figures and write the report of a finished run again.
 
-    .. code-block:: console
+    For example:
 
         vclab report vclab-fallback-1
 
@@ -255,7 +255,7 @@ def report(folder: Path, /) -> int:
 def replay(recording: str, /, *, check: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Replay a recorded page allocator and count how often the model foresees what the kernel did.
 
-    .. code-block:: console
+    For example:
 
         vclab replay compile --check
 
