@@ -29,10 +29,10 @@ app = App(
 
     For example:
 
-        vclab run                          # the study "fallback" on a recorded machine
-        vclab run --quick                  # the same in seconds, on a small machine
+        vclab run                        # study "fallback", recorded machine
+        vclab run --quick                # the same in seconds, small machine
         vclab run fallback --set cpu=k8 --set seeds=10 --out results
-        vclab replay compile --check       # does the allocator foresee the real one?
+        vclab replay compile --check     # is the real allocator foreseen?
         vclab list
     """,
     help_format="plaintext",
