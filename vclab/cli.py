@@ -108,11 +108,11 @@ def _print_plan(study: str, parameters: BaseModel, points: int, jobs: int, folde
 
 def _run(study: str, parameters: BaseModel, points: int, jobs: int, folder: Path) -> int:
     from vclab import report as reporting
-    from vclab import results
     from vclab import run as runner
+    from vclab.files import prepare_folder
 
     new = not folder.exists()
-    results.prepare_folder(folder)
+    prepare_folder(folder)
     done = False
     try:
         if not runner.compiled_already():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vclab import presets, results, studies
 from vclab.errors import ConfigurationError, OutputError
 from vclab.figures.report import write_report
+from vclab.files import prepare_folder
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,7 +53,7 @@ def rewrite(folder: Path) -> tuple[xr.Dataset, list[results.Claim]]:
         If there are none, or they are not what this version's study writes.
     """
     dataset = results.load(folder)
-    results.prepare_folder(folder)
+    prepare_folder(folder)
     try:
         return dataset, write(dataset, folder)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, ConfigurationError) as error:

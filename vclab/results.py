@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from vclab.errors import OutputError
+from vclab.files import replacing
 
 #: Results from elsewhere that would take more memory than this are refused.
 MOST_BYTES = 2 << 30
@@ -81,43 +78,6 @@ def interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, fl
         return mean, mean, mean
     half = float(stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * stats.sem(sample))
     return mean, mean - half, mean + half
-
-
-def prepare_folder(out: Path) -> None:
-    """Make sure that results can be written to a folder, creating it if need be.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be created or written, or is a file.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"cannot write results to {out}: {error.strerror or error}; name a folder that can be written"
-        ) from error
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` and move it there at the end; nothing half written is left on failure.
-
-    Raises
-    ------
-    OutputError
-        If the place cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; check the folder and its space") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save(dataset: xr.Dataset, out: Path) -> Path:

@@ -207,5 +207,5 @@ def study_file(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def save(dataset: xr.Dataset, out: Path) -> Path:
-    """Write results to a folder that :func:`vclab.results.prepare_folder` has checked."""
+    """Write results to a folder that :func:`vclab.files.prepare_folder` has checked."""
     return results.save(dataset, out)

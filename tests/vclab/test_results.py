@@ -37,29 +37,6 @@ def test_dataset_comes_back_as_it_was(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["results.nc"]
 
 
-def test_nothing_half_written_is_left(tmp_path: Path) -> None:
-    target = tmp_path / "file"
-    target.write_text("old")
-
-    def write_half() -> None:
-        with results.replacing(target) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        write_half()
-    assert target.read_text() == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["file"]
-
-
-def test_unwritable_places_are_refused(tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    for place in (blocked, blocked / "below"):
-        with pytest.raises(OutputError, match="name a folder that can be written"):
-            results.prepare_folder(place)
-
-
 @pytest.mark.parametrize("content", [b"", b"not netcdf", b"\x89HDF\r\n\x1a\n" + b"\0" * 200])
 def test_damaged_results_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "results.nc").write_bytes(content)

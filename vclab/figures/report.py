@@ -11,7 +11,8 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from vclab.errors import OutputError
-from vclab.results import NOT_MEASURED, SEEDS_FOR_A_VERDICT, Claim, replacing
+from vclab.files import replacing
+from vclab.results import NOT_MEASURED, SEEDS_FOR_A_VERDICT, Claim
 
 REPORT_FILE = "report.html"
 #: Seeds that a verdict asks for.

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vclab.results import replacing
+from vclab.files import replacing
 
 STYLE = Path(__file__).with_name("vclab.mplstyle")
 #: Inches across; in the report one point of a figure is then 1 to 1.6 CSS pixels.

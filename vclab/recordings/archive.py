@@ -8,7 +8,6 @@ below.
 from __future__ import annotations
 
 import io
-import os
 import re
 import struct
 import zipfile
@@ -20,7 +19,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vclab.errors import OutputError
+from vclab.files import replacing
 from vclab.recordings.refusal import reading, refusal
 
 #: Most elements of one member; a column of this length takes at most 400 MB.
@@ -195,18 +194,9 @@ def write_archive(path: Path, members: Mapping[str, NDArray[Any]]) -> None:
     OutputError
         If the place cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            with zipfile.ZipFile(temporary, "x", compression=zipfile.ZIP_LZMA) as archive:
-                for name, array in members.items():
-                    content = io.BytesIO()
-                    np.lib.format.write_array(content, array, version=(1, 0), allow_pickle=False)
-                    info = zipfile.ZipInfo(f"{name}.npy")
-                    archive.writestr(info, content.getvalue(), compress_type=zipfile.ZIP_LZMA)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        what = f"cannot be written ({error.strerror})"
-        raise OutputError(f"{what}, {path}, name a file in a writable folder") from error
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "x", compression=zipfile.ZIP_LZMA) as archive:
+        for name, array in members.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, array, version=(1, 0), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy")
+            archive.writestr(info, content.getvalue(), compress_type=zipfile.ZIP_LZMA)

@@ -118,7 +118,7 @@ def test_save_replaces_whole_or_not_at_all(folder: Path, tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
-        with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\), .*out\.npz, "):
+        with pytest.raises(OutputError, match=r"cannot write .*out\.npz: No space left on device; check"):
             recordings.save(recording, out)
     assert out.read_bytes() == b"old" and sorted(path.name for path in tmp_path.iterdir()) == ["out.npz", "small"]
     with pytest.raises(OutputError, match="nowhere"):

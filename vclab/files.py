@@ -1,0 +1,48 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vclab.errors import OutputError
+
+
+def prepare_folder(out: Path) -> None:
+    """Make sure that results can be written to a folder, creating it if need be.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be created or written, or is a file.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write results to {out}: {error.strerror or error}; name a folder that can be written"
+        ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` and move it there at the end; nothing half written is left on failure.
+
+    Raises
+    ------
+    OutputError
+        If the place cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; check the folder and its space") from error
+    finally:
+        temporary.unlink(missing_ok=True)
