@@ -20,6 +20,7 @@ _HOMES = {
     "Gfp": "vclab.gfp",
     "InvalidFree": "vclab.errors",
     "OutOfMemory": "vclab.errors",
+    "OutputError": "vclab.errors",
     "RecordingError": "vclab.errors",
     "System": "vclab.system",
     "TlbLevel": "vclab.mmu",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         FragmentationNotReached,
         InvalidFree,
         OutOfMemory,
+        OutputError,
         RecordingError,
         VclabError,
     )
@@ -55,6 +57,7 @@ __all__ = [
     "Gfp",
     "InvalidFree",
     "OutOfMemory",
+    "OutputError",
     "RecordingError",
     "System",
     "TlbLevel",

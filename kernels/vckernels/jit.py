@@ -51,7 +51,19 @@ def cache_directory() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "vclab" / code_digest()
 
 
+def _can_keep(directory: Path) -> bool:
+    """Return whether files can be put into a folder, creating it if need be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(directory, os.W_OK)
+
+
 _CACHE_DIRECTORY = cache_directory()
+# Where nothing can be kept, every process compiles anew: Numba would fall back to files beside the sources, whose
+# names do not tell what they hold.
+_KEEP = _can_keep(_CACHE_DIRECTORY)
 
 unsigned = np.uint64
 """Cast of an index that is never negative. With a signed one Numba tests at every access whether to count from the
@@ -80,7 +92,7 @@ def kernel(function: Function | None = None, *, inline: bool = False) -> Functio
         try:
             # Without Numba's reference counts: they cost more than the work (two atomic operations per array and
             # call), and what cannot count references cannot allocate either, so kernels never do.
-            compiler = numba.njit(cache=True, nogil=True, forceinline=inline, _nrt=False)
+            compiler = numba.njit(cache=_KEEP, nogil=True, forceinline=inline, _nrt=False)
             return compiler(body)
         finally:
             config.CACHE_DIR = before

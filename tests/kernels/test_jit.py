@@ -254,3 +254,13 @@ def test_every_kernel_is_compiled_by_the_one_decorator() -> None:
         if module is jit:
             allowed |= {"hashlib", "llvmlite", "numba", "os", "pathlib", "sys"}
         assert names <= allowed, f"{module.__name__} imports {names - allowed}"
+
+
+def test_without_a_place_to_keep_code_nothing_is_written_beside_the_sources(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    code = "import vclab; print(vclab.tlb_misses([0, 1, 0], [vclab.TlbLevel(entries=1, ways=1)]))"
+    environment = {**os.environ, "VCLAB_CACHE_DIR": str(blocked)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[3]"
+    assert not list(Path(jit.__file__).parent.rglob("*.nb[ic]"))
