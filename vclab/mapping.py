@@ -63,8 +63,17 @@ class PageTables:
         return self.state.words[: self.count].copy()
 
     def translate(self, addresses: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Return the physical address of each virtual one, int64[n], -1 where nothing is mapped."""
-        virtual = np.atleast_1d(np.asarray(addresses, np.uint64))
+        """Return the physical address of each virtual one, int64[n], -1 where nothing is mapped.
+
+        Raises
+        ------
+        ConfigurationError
+            If something is no unsigned 64-bit number.
+        """
+        try:
+            virtual = np.atleast_1d(np.asarray(addresses, np.uint64))
+        except (OverflowError, TypeError, ValueError) as error:
+            raise ConfigurationError("addresses to translate must be whole numbers from 0 to 2**64 - 1") from error
         physical = np.empty(len(virtual), np.int64)
         pagetable.translate_many(self.state, virtual, physical)
         return physical

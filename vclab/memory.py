@@ -166,6 +166,13 @@ class Memory:
         return Memory([zone.copy() for zone in self.zones])
 
 
+def _counts(free_blocks: npt.ArrayLike, order: int) -> list[int]:
+    blocks = [int(count) for count in np.asarray(free_blocks)]
+    if not 0 <= order < len(blocks):
+        raise ConfigurationError(f"order {order} does not exist; orders are 0 to {len(blocks) - 1}")
+    return blocks
+
+
 def fragmentation_index(free_blocks: npt.ArrayLike, order: int) -> float:
     """Return why a request of this order fails: 0 for lack of memory, 1 for fragmentation, -1 if it would not.
 
@@ -180,7 +187,7 @@ def fragmentation_index(free_blocks: npt.ArrayLike, order: int) -> float:
     -----
     Linux ``mm/vmstat.c``: ``__fragmentation_index``, with its integer arithmetic in thousandths.
     """
-    blocks = [int(count) for count in np.asarray(free_blocks)]
+    blocks = _counts(free_blocks, order)
     frames = sum(count << high for high, count in enumerate(blocks))
     total = sum(blocks)
     if total == 0:
@@ -197,7 +204,7 @@ def unusable_free_index(free_blocks: npt.ArrayLike, order: int) -> float:
     -----
     Gorman and Whitcroft, OLS 2006; Linux ``mm/vmstat.c``: ``unusable_free_index``, in thousandths.
     """
-    blocks = [int(count) for count in np.asarray(free_blocks)]
+    blocks = _counts(free_blocks, order)
     frames = sum(count << high for high, count in enumerate(blocks))
     usable = sum(count << high for high, count in enumerate(blocks) if high >= order)
     if frames == 0:

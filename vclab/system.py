@@ -266,6 +266,8 @@ class System:
             If an offset lies outside, or a page was freed.
         """
         several = [page] if isinstance(page, CompoundPage) else list(page)
+        if not several:
+            raise ConfigurationError("there is no page to access; pass at least one")
         for one in several:
             if self.compound.pages.get(one.address) is not one:
                 raise ConfigurationError(f"cannot access {one!r}: it is not a live page of this system")

@@ -199,6 +199,7 @@ def test_events_are_those_that_accesses_cause() -> None:
         ({"levels": 5}, "presets that have it: ice-lake"),
         ({"memory": "5K"}, "cannot be modelled"),
         ({"orders": [11]}, "orders.0"),
+        ({"recording": "nope"}, "no recording 'nope'"),
         ({"orders": [3, 3]}, "orders must ascend, each value once"),
         ({"live_pages": [4, 1]}, "live_pages must ascend"),
     ],

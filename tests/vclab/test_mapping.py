@@ -7,7 +7,7 @@ import pytest
 
 from vckernels.pagetable import walk_many
 from vclab import presets
-from vclab.errors import OutOfMemory
+from vclab.errors import ConfigurationError, OutOfMemory
 from vclab.mapping import DirectMap, PageTables
 from vclab.memory import Memory, Zone
 
@@ -46,3 +46,10 @@ def test_direct_map_without_memory_for_tables_says_so() -> None:
         pass
     with pytest.raises(OutOfMemory, match="direct map"):
         DirectMap(tables, LAYOUT, 2)
+
+
+@pytest.mark.parametrize("addresses", [[-1], [1 << 64], ["here"]])
+def test_what_is_no_address_is_refused(addresses: list[object]) -> None:
+    tables = PageTables(Memory([Zone("Normal", 0, 1024)]), 4, 48, True)
+    with pytest.raises(ConfigurationError, match="whole numbers"):
+        tables.translate(addresses)

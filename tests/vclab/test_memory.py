@@ -221,3 +221,10 @@ def test_indices_take_what_a_zone_gives() -> None:
     zone.allocate(0, Migratetype.MOVABLE)
     assert unusable_free_index(zone.free_blocks, 10) == 0.499
     assert fragmentation_index(zone.free_blocks, 10) == -1.0
+
+
+def test_an_order_that_does_not_exist_has_no_index() -> None:
+    for index in (fragmentation_index, unusable_free_index):
+        for order in (-1, 11):
+            with pytest.raises(ConfigurationError, match="orders are 0 to 10"):
+                index(np.zeros(11, np.int64), order)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -98,6 +99,9 @@ class Parameters(BaseModel):
             values = getattr(self, name)
             if values != sorted(set(values)):
                 raise ValueError(f"{name} must ascend, each value once")
+        if self.recording not in recordings.names() and not Path(self.recording).exists():
+            known = ", ".join(recordings.names())
+            raise ValueError(f"no recording {self.recording!r}; name a path, or one of those shipped: {known}")
         presets.linux(self.linux)
         check_paging(self.cpu, self.levels, self.direct_map)
         if self.memory != RECORDED:
