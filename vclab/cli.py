@@ -108,6 +108,7 @@ def _print_plan(study: str, parameters: BaseModel, points: int, jobs: int, folde
 
 def _run(study: str, parameters: BaseModel, points: int, jobs: int, folder: Path) -> int:
     from vclab import report as reporting
+    from vclab import results
     from vclab import run as runner
     from vclab.files import prepare_folder
 
@@ -119,7 +120,7 @@ def _run(study: str, parameters: BaseModel, points: int, jobs: int, folder: Path
             print("compiling kernels, once, about 40 s", file=sys.stderr, flush=True)
         with _Progress(points) as progress:
             dataset = runner.run_study(study, parameters, jobs, progress.report)
-        runner.save(dataset, folder)
+        results.save(dataset, folder)
         _show(dataset, reporting.write(dataset, folder), folder)
         done = True
     finally:

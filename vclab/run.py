@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vclab import results, studies
+from vclab import studies
 from vclab.errors import ConfigurationError, VclabError
 
 if TYPE_CHECKING:
@@ -204,8 +204,3 @@ def study_file(path: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(name, str):
         raise ConfigurationError(f'study file {path} names no study; begin it with study = "fallback"')
     return name, settings
-
-
-def save(dataset: xr.Dataset, out: Path) -> Path:
-    """Write results to a folder that :func:`vclab.files.prepare_folder` has checked."""
-    return results.save(dataset, out)

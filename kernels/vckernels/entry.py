@@ -32,7 +32,6 @@ KERNEL_LEAF = PRESENT | WRITABLE | ACCESSED | DIRTY | GLOBAL | NO_EXECUTE
 """Kernel data: Linux ``PAGE_KERNEL`` on a CPU without page-table isolation."""
 KERNEL_TABLE = PRESENT | WRITABLE | ACCESSED | DIRTY
 """Linux ``_KERNPG_TABLE``; hardware ignores the dirty bit of a word that names a table."""
-USER_TABLE = KERNEL_TABLE | USER
 
 ZERO = np.uint64(0)
 ADDRESS_BITS = np.uint64(0x000F_FFFF_FFFF_F000)

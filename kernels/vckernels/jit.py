@@ -67,7 +67,7 @@ _KEEP = _can_keep(_CACHE_DIRECTORY)
 
 unsigned = np.uint64
 """Cast of an index that is never negative. With a signed one Numba tests at every access whether to count from the
-end, which makes the innermost loops a third slower."""
+end, which slows the innermost loops."""
 
 
 @overload

@@ -172,6 +172,14 @@ def test_standing_in_is_measured_only_where_something_failed(dataset: xr.Dataset
     assert fallback.claims(half)[0].value == pytest.approx(0.0)
 
 
+def test_walks_are_judged_only_where_there_are_any(dataset: xr.Dataset) -> None:
+    still = dataset.copy(deep=True)
+    still["events"].loc[{"event": "walk"}] = 0
+    claim = next(claim for claim in fallback.claims(still) if "larger TLB entries" in claim.sentence)
+    assert claim.verdict == "not measured yet"
+    assert claim.value is None
+
+
 def test_provenance_is_complete(dataset: xr.Dataset) -> None:
     assert dataset.attrs["study"] == "fallback"
     assert len(dataset.attrs["recording_digest"]) == 64

@@ -137,9 +137,12 @@ def _larger_entries(dataset: xr.Dataset, largest: dict[str, Any], size: str) -> 
     walks = steady.sel(event="walk") / steady.sel(event="data_access")
     direct = np.asarray(walks.sel(cell="i").values, float)
     virtual = np.asarray(walks.sel(cell="iii").values, float)
-    value, low, high = interval(100 * np.where(virtual > 0, 1 - direct / np.where(virtual > 0, virtual, 1), 0.0))
+    sentence = "Physically contiguous memory may allow larger TLB entries, reducing TLB pressure and page walks."
+    if not (virtual > 0).all():
+        return Claim(sentence=sentence, measure=f"nothing was walked for over {size}, so no walk could be avoided")
+    value, low, high = interval(100 * (1 - direct / virtual))
     return Claim(
-        sentence="Physically contiguous memory may allow larger TLB entries, reducing TLB pressure and page walks.",
+        sentence=sentence,
         measure=f"page walks of scattered 4K pages that the direct map avoids, uniform accesses over {size} "
         f"({float(virtual.mean()):.3f} walks per access against {float(direct.mean()):.3f})",
         value=value,
