@@ -71,18 +71,21 @@ def workloads(count: int) -> Iterator[Workload]:
                 twin.count_misses,
                 lambda geometry=geometry, pages=pages: (common.tlb(geometry), pages, np.zeros(2, np.int64)),
             )
-    for stream, (_, nbytes) in common.STREAMS.items():
+    for processor in common.PROCESSORS:
+        for stream in common.STREAMS:
+            lines = common.offsets(stream, count) >> 6
+            yield Workload(
+                f"data caches alone, {processor}, {stream}",
+                common.run_lines,
+                twin.run_lines,
+                lambda processor=processor, lines=lines: (common.data_cache(processor), lines, np.zeros(4, np.int64)),
+            )
+    for name, accesses in common.ACCESSES.items():
         yield Workload(
-            f"TLB and walk, zen3, {stream}",
+            f"access, {name}",
             mmu_kernels.access,
             twin.access,
-            lambda stream=stream, nbytes=nbytes: (
-                common.mmu("zen3"),
-                common.mapped(nbytes),
-                common.target(nbytes),
-                common.offsets(stream, count),
-                False,
-            ),
+            lambda accesses=accesses: accesses.start(count),
         )
     # Claiming has no twin, so no trace of several types.
     for kind in ("order0", "mix", "waves"):
@@ -164,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     if not options.verify:
         print(f"{processor()}; load average {load:.2f}; {options.count:,} operations a run, {options.repeat} pairs")
-        print(f"{'workload':<40} {'numba M/s':>10} {'C M/s':>8} {'ratio':>6} {'median':>7}")
+        print(f"{'workload':<48} {'numba M/s':>10} {'C M/s':>8} {'ratio':>6} {'median':>7}")
     try:
         for workload in workloads(options.count):
             if options.only not in workload.name:
@@ -180,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append(row)
             mark = "" if row.ratio >= BAR else f"  below {BAR}"
             print(
-                f"{row.name:<40} {row.numba:>10.1f} {row.c:>8.1f} {row.ratio:>6.2f} {row.median_ratio:>7.2f}{mark}",
+                f"{row.name:<48} {row.numba:>10.1f} {row.c:>8.1f} {row.ratio:>6.2f} {row.median_ratio:>7.2f}{mark}",
                 flush=True,
             )
     except twin.TwinError as error:

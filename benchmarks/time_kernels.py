@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks import common
+from benchmarks import common, counts
 from vckernels import claim, pagetable
 from vckernels import entry as entries
 from vckernels import mmu as mmu_kernels
@@ -48,6 +48,9 @@ class Buddy(Timed):
         buddy, slots, slot_orders = self.state
         claim.run_trace(buddy, self.trace.requests, self.trace.migratetypes, slots, slot_orders)
 
+    def peakmem_run_trace(self, *_: object) -> None:
+        self.time_run_trace()
+
 
 class Tlb(Timed):
     """Two TLB levels without page tables."""
@@ -64,24 +67,65 @@ class Tlb(Timed):
     def time_count_misses(self, *_: object) -> None:
         tlb_kernels.count_misses(self.tlb, self.pages, self.misses)
 
+    def peakmem_count_misses(self, *_: object) -> None:
+        tlb_kernels.count_misses(self.tlb, self.pages, self.misses)
+
+
+class DataCache(Timed):
+    """Data caches without translation."""
+
+    param_names = ("processor", "stream")
+    params = (tuple(common.PROCESSORS), tuple(common.STREAMS))
+
+    def setup(self, processor: str, stream: str) -> None:
+        self.lines = common.offsets(stream, COUNT) >> 6
+        self.served = np.zeros(4, np.int64)
+        common.run_lines(common.data_cache(processor), self.lines[:100].copy(), self.served)
+        self.cache = common.data_cache(processor)
+
+    def time_load_line(self, *_: object) -> None:
+        common.run_lines(self.cache, self.lines, self.served)
+
+    def peakmem_load_line(self, *_: object) -> None:
+        common.run_lines(self.cache, self.lines, self.served)
+
+
+class WalkCache(Timed):
+    """Paging-structure caches without page tables."""
+
+    param_names = ("processor", "stream")
+    params = (tuple(counts.LOWEST_WORDS), tuple(common.STREAMS))
+
+    def setup(self, processor: str, stream: str) -> None:
+        self.pages = common.offsets(stream, COUNT) >> 12
+        self.hits = np.zeros(6, np.int64)
+        self.lowest = counts.LOWEST_WORDS[processor]
+        common.run_words(common.walk_cache(processor), self.pages[:100].copy(), self.lowest, self.hits)
+        self.cache = common.walk_cache(processor)
+
+    def time_find_keep(self, *_: object) -> None:
+        common.run_words(self.cache, self.pages, self.lowest, self.hits)
+
+    def peakmem_find_keep(self, *_: object) -> None:
+        common.run_words(self.cache, self.pages, self.lowest, self.hits)
+
 
 class Access(Timed):
-    """The fused loop: address, TLBs and, where those miss, a walk. With 2M leaves hardly any access walks."""
+    """The fused loop: address, TLBs, walks, data caches. With 2M leaves hardly any access walks."""
 
-    param_names = ("stream", "leaf", "write")
-    params = (tuple(common.STREAMS), ("4K", "2M"), (False, True))
+    param_names = ("scenario",)
+    params = (tuple(common.ACCESSES),)
 
-    def setup(self, stream: str, leaf: str, write: bool) -> None:
-        nbytes = common.STREAMS[stream][1]
-        self.target = common.target(nbytes)
-        self.tables = common.mapped(nbytes, {"4K": 1, "2M": 2}[leaf])
-        self.offsets = common.offsets(stream, COUNT)
-        self.mmu = common.mmu("zen3")
-        mmu_kernels.access(self.mmu, self.tables, self.target, self.offsets[:100].copy(), write)
-        mmu_kernels.flush_all(self.mmu)
+    def setup(self, name: str) -> None:
+        mmu, tables, target, offsets, write, beside = common.ACCESSES[name].start(COUNT)
+        mmu_kernels.access(mmu, tables, target, offsets[:100].copy(), write, beside)
+        self.arguments = common.ACCESSES[name].start(COUNT)
 
-    def time_access(self, _stream: str, _leaf: str, write: bool) -> None:
-        mmu_kernels.access(self.mmu, self.tables, self.target, self.offsets, write)
+    def time_access(self, _: str) -> None:
+        mmu_kernels.access(*self.arguments)
+
+    def peakmem_access(self, _: str) -> None:
+        mmu_kernels.access(*self.arguments)
 
 
 class PageTables(Timed):
@@ -112,6 +156,9 @@ class PageTables(Timed):
     def time_map(self) -> None:
         self._map(self.empty, self.leaves)
 
+    def peakmem_map(self) -> None:
+        self._map(self.empty, self.leaves)
+
     def time_translate(self) -> None:
         pagetable.translate_many(self.full, self.addresses, self.frames)
 
@@ -130,3 +177,52 @@ class Areas(Timed):
 
     def time_reserve_release(self) -> None:
         common.run_areas(self.areas, self.requests, self.starts)
+
+    def peakmem_reserve_release(self) -> None:
+        common.run_areas(self.areas, self.requests, self.starts)
+
+
+class AlignedAreas(Timed):
+    """The same with every eighth range at a multiple of 2 MiB, a quarter of the requests."""
+
+    def setup(self) -> None:
+        self.requests = common.area_requests(COUNT // 4)
+        self.starts = np.full(common.AREA_SLOTS, -1, np.int64)
+        common.run_aligned_areas(common.new_large_areas(), self.requests[:100].copy(), self.starts.copy())
+        self.areas = common.new_large_areas()
+
+    def time_reserve_release(self) -> None:
+        common.run_aligned_areas(self.areas, self.requests, self.starts)
+
+    def peakmem_reserve_release(self) -> None:
+        common.run_aligned_areas(self.areas, self.requests, self.starts)
+
+
+class HugeMappings(Timed):
+    """512 MiB of 4K pages that make room for 2M pages, with their empty tables, and those for 4K pages again."""
+
+    def setup(self) -> None:
+        common.remap(common.new_remapping(2 * common.MIB))
+        self.state = common.new_remapping(512 * common.MIB)
+
+    def time_remap(self) -> None:
+        common.remap(self.state)
+
+    def peakmem_remap(self) -> None:
+        common.remap(self.state)
+
+
+class Streams(Timed):
+    """Offsets over 1 GiB, with all that is made first: orders, alias tables, chain lengths."""
+
+    param_names = ("stream",)
+    params = (tuple(counts.STREAMS),)
+
+    def setup(self, name: str) -> None:
+        counts.STREAMS[name](100)
+
+    def time_make(self, name: str) -> None:
+        counts.STREAMS[name](10 * COUNT)
+
+    def peakmem_make(self, name: str) -> None:
+        counts.STREAMS[name](10 * COUNT)

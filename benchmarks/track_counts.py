@@ -35,10 +35,46 @@ class Tlb(Counts):
 
 
 class Access(Counts):
-    params = (_scenarios("access"), ("second_level_tlb_hit", "walk", "walk_reference"))
+    params = (
+        _scenarios("access"),
+        (
+            *("second_level_tlb_hit", "walk", "walk_reference", "walk_cache_hit", "walk_level_1", "walk_memory"),
+            *("data_level_1", "data_level_2", "data_level_3", "data_memory"),
+            *("fill_conflict", "prefetch_line", "prefetch_walk", "accessed_update", "dirty_update"),
+        ),
+    )
 
     def track_count(self, scenario: str, count: str) -> int:
         return _track("access", scenario, count)
+
+
+class DataCache(Counts):
+    params = (_scenarios("data cache"), ("level_1", "level_2", "level_3", "level_4"))
+
+    def track_count(self, scenario: str, count: str) -> int:
+        return _track("data cache", scenario, count)
+
+
+class WalkCache(Counts):
+    params = (_scenarios("walk cache"), ("level_0", "level_2", "level_3", "level_4"))
+
+    def track_count(self, scenario: str, count: str) -> int:
+        return _track("walk cache", scenario, count)
+
+
+class Streams(Counts):
+    params = (_scenarios("stream"), ("lines", "pages"))
+
+    def track_count(self, scenario: str, count: str) -> int:
+        return _track("stream", scenario, count)
+
+
+class HugeMappings(Counts):
+    param_names = ("count",)
+    params = ("tables", "entry_write")
+
+    def track_count(self, count: str) -> int:
+        return _track("huge mappings", "", count)
 
 
 class PageTables(Counts):
@@ -55,3 +91,11 @@ class Areas(Counts):
 
     def track_count(self, count: str) -> int:
         return _track("areas", "", count)
+
+
+class AlignedAreas(Counts):
+    param_names = ("count",)
+    params = ("served", "area_step")
+
+    def track_count(self, count: str) -> int:
+        return _track("aligned areas", "", count)

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AccessCost": "vclab.ledger",
+    "Background": "vclab.background",
     "CompoundPage": "vclab.compound",
     "ConfigurationError": "vclab.errors",
     "FragmentationNotReached": "vclab.errors",
@@ -19,18 +20,21 @@ _HOMES = {
     "GFP_VFALLBACK": "vclab.gfp",
     "Gfp": "vclab.gfp",
     "InvalidFree": "vclab.errors",
+    "MmuOptions": "vclab.mmu",
     "OutOfMemory": "vclab.errors",
     "OutputError": "vclab.errors",
     "RecordingError": "vclab.errors",
     "System": "vclab.system",
     "TlbLevel": "vclab.mmu",
     "VclabError": "vclab.errors",
+    "chase": "vclab.latency",
     "tlb_misses": "vclab.mmu",
 }
 _MODULES = ("presets", "recordings", "streams", "studies")
 
 if TYPE_CHECKING:
     from vclab import presets, recordings, streams, studies
+    from vclab.background import Background
     from vclab.compound import CompoundPage
     from vclab.errors import (
         ConfigurationError,
@@ -42,8 +46,9 @@ if TYPE_CHECKING:
         VclabError,
     )
     from vclab.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_VFALLBACK, Gfp
+    from vclab.latency import chase
     from vclab.ledger import AccessCost
-    from vclab.mmu import TlbLevel, tlb_misses
+    from vclab.mmu import MmuOptions, TlbLevel, tlb_misses
     from vclab.system import System
 
 __all__ = [
@@ -51,17 +56,20 @@ __all__ = [
     "GFP_KERNEL",
     "GFP_VFALLBACK",
     "AccessCost",
+    "Background",
     "CompoundPage",
     "ConfigurationError",
     "FragmentationNotReached",
     "Gfp",
     "InvalidFree",
+    "MmuOptions",
     "OutOfMemory",
     "OutputError",
     "RecordingError",
     "System",
     "TlbLevel",
     "VclabError",
+    "chase",
     "presets",
     "recordings",
     "streams",

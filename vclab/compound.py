@@ -2,25 +2,32 @@
 
 The mechanism of the RFC: a request of order *n* that finds no block of 2**n frames is served with 2**n single
 frames behind one range of the vmalloc area. Lameter 2007, "Virtual Compound Page Support"; 6.18's ``kvmalloc``
-decides like ``early-fallback``.
+decides like ``early-fallback``. Above the largest block of the buddy allocator, order 10, no page is physically
+contiguous and only virtual ones are left.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from vckernels import buddy as buddy_kernels
+from vckernels.buddy import MAX_ORDER, PAGEBLOCK_ORDER
 from vclab.errors import ConfigurationError, InvalidFree, OutOfMemory
 from vclab.gfp import Gfp, migratetype
-from vclab.mapping import DirectMap, PageTables, VmallocArea
+from vclab.mapping import DirectMap, PageTables, VmallocArea, leaf_frames
 from vclab.memory import Memory
 from vclab.presets import LinuxPreset
 from vclab.structures import SmallObjects, kmalloc_size
 from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes
 
-MAX_REQUEST_ORDER = 10
+#: 64 MiB.
+MAX_REQUEST_ORDER = 14
+#: Requests of this order and more are a multiple of 2 MiB, which one entry above the lowest level maps.
+HUGE_ORDER = PAGEBLOCK_ORDER
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,8 @@ class Policy:
         A virtually contiguous page may stand in.
     needs_flag : bool
         Only where the request carries ``GFP_VFALLBACK``.
+    huge : bool
+        Virtual pages of 2 MiB and more are made of 2 MiB blocks, where all of them are to be had.
     """
 
     name: str
@@ -43,6 +52,7 @@ class Policy:
     physical: bool
     virtual: bool
     needs_flag: bool
+    huge: bool = False
 
 
 POLICIES = {
@@ -76,6 +86,14 @@ POLICIES = {
             virtual=True,
             needs_flag=False,
         ),
+        Policy(
+            "huge-vmalloc",
+            "always virtual, in 2M entries from 2 MiB on if all 2 MiB blocks are found (vmalloc_huge of 6.12)",
+            physical=False,
+            virtual=True,
+            needs_flag=False,
+            huge=True,
+        ),
     )
 }
 
@@ -100,21 +118,29 @@ class CompoundPage:
         int64[2**order], frame numbers in address order.
     is_virtual : bool
         Mapped in the vmalloc area; otherwise one block in the direct map.
+    mapping_level : int
+        Level of the leaves of its range in the vmalloc area: 1 for 4K, 2 for 2M; 0 for a physical page.
     overhead_bytes : int
         Attributed: area descriptors, page array and entries, by size (0 for a physical page).
     marginal_frames : int
-        Frames newly taken from the allocator for this page beyond its own: tables, control structures.
+        Frames newly taken from the allocator for this page beyond its own: tables, control structures; less those of
+        empty tables that made way for its leaves.
     array_address : int
-        Physical address of the page array, -1 for a physical page.
+        Virtual address of the page array, one word for each 4K page: in the direct map, or in the vmalloc area if the
+        array is mapped itself. -1 for a physical page.
+    array_pages : int
+        Pages of the array's own range in the vmalloc area, 0 where it is one block.
     """
 
     order: int
     address: int
     frames: npt.NDArray[np.int64]
     is_virtual: bool
+    mapping_level: int = 0
     overhead_bytes: int = 0
     marginal_frames: int = 0
     array_address: int = -1
+    array_pages: int = 0
     structures: tuple[tuple[int, int], ...] = field(default=(), repr=False)
     freed: bool = False
 
@@ -129,6 +155,14 @@ class CompoundPage:
         breaks = np.flatnonzero(np.diff(self.frames) != 1) + 1
         return np.diff(np.concatenate([[0], breaks, [len(self.frames)]]))
 
+    @property
+    def mappings(self) -> tuple[tuple[int, int, int], ...]:
+        """Address, number of leaves and their level of each range in the vmalloc area: its own, its array's."""
+        if not self.is_virtual:
+            return ()
+        own = (self.address, len(self.frames) // leaf_frames(self.mapping_level), self.mapping_level)
+        return (own, (self.array_address, self.array_pages, 1)) if self.array_pages else (own,)
+
     def __repr__(self) -> str:
         kind = "virtual" if self.is_virtual else "physical"
         state = ", freed" if self.freed else ""
@@ -137,13 +171,37 @@ class CompoundPage:
     def _repr_html_(self) -> str:
         rows = {
             "order": f"{self.order} ({format_bytes(self.nbytes)})",
-            "kind": "virtually contiguous (vmalloc area)" if self.is_virtual else "physically contiguous (direct map)",
+            "kind": f"virtually contiguous (vmalloc area, {'2M' if self.mapping_level == 2 else '4K'} entries)"
+            if self.is_virtual
+            else "physically contiguous (direct map)",
             "address": f"{self.address:#018x}",
             "frames": f"{len(self.frames)} in {len(self.run_lengths)} runs, first {int(self.frames[0])}",
             "overhead": f"{self.overhead_bytes} bytes attributed, {self.marginal_frames} frames newly taken",
         }
         cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items())
         return f"<table><caption>Compound page</caption>{cells}</table>"
+
+
+class _Objects(NamedTuple):
+    """Control structures taken for one page."""
+
+    places: tuple[tuple[int, int], ...]
+    """Physical address and size of each."""
+    taken: int
+    """Frames newly taken for them."""
+
+
+class _PageArray(NamedTuple):
+    """The array of a virtual page's frames, one word each."""
+
+    address: int
+    """Virtual."""
+    pages: int
+    """Pages of its range in the vmalloc area, 0 where it is one block."""
+    objects: _Objects
+    tables: int
+    """Tables that its range added."""
+    overhead_bytes: int
 
 
 class CompoundAllocator:
@@ -154,7 +212,7 @@ class CompoundAllocator:
     memory, tables, direct_map, vmalloc_area
         The machine; mutated by requests.
     linux : LinuxPreset
-        Sizes of control structures.
+        Sizes of control structures, and whether long page arrays are mapped themselves.
     policy : Policy
     flag_all : bool
         Treat every request as if it carried ``GFP_VFALLBACK``.
@@ -179,6 +237,7 @@ class CompoundAllocator:
         self.flag_all = flag_all
         self.objects = SmallObjects(memory)
         self.pages: dict[int, CompoundPage] = {}
+        self.mapped_arrays: set[int] = set()
 
     def allocate(self, order: int, flags: int) -> CompoundPage:
         """Serve one request.
@@ -198,72 +257,154 @@ class CompoundAllocator:
         page = None
         if self.policy.physical or (not may_be_virtual and self.policy.needs_flag):
             page = self._physical(order, migratetype(flags))
+        # Linux compares with the size over the online nodes; the machine is one node.
+        if page is None and may_be_virtual and self.policy.huge and order >= HUGE_ORDER:
+            page = self._virtual(order, migratetype(flags), 2)
         if page is None and may_be_virtual:
-            page = self._virtual(order, migratetype(flags))
+            page = self._virtual(order, migratetype(flags), 1)
         if page is None:
-            hint = "" if flagged or not self.policy.needs_flag else "; GFP_VFALLBACK would let a virtual page stand in"
-            raise OutOfMemory(
-                f"no page of order {order} under policy {self.policy.name}: "
-                f"{self.memory.zone.free_frames} frames are free, in blocks by order "
-                f"{self.memory.zone.free_blocks.tolist()}{hint}"
-            )
+            raise OutOfMemory(f"no page of order {order} under policy {self.policy.name}: {self._why(order, flagged)}")
         page.frames.flags.writeable = False
         self.pages[page.address] = page
         return page
 
+    def _why(self, order: int, flagged: bool) -> str:
+        """Return what stands in the way of a request that failed, and what would help."""
+        zone = self.memory.zone
+        parts = [f"{zone.free_frames} frames are free, in blocks by order {zone.free_blocks.tolist()}"]
+        if order > MAX_ORDER and not (self.policy.virtual and (flagged or not self.policy.needs_flag)):
+            parts = [
+                f"no block is larger than order {MAX_ORDER} ({format_bytes(PAGE_BYTES << MAX_ORDER)}), "
+                "so nothing above it can be physically contiguous"
+            ]
+        if self.policy.needs_flag and not flagged:
+            parts.append("GFP_VFALLBACK would let a virtual page stand in")
+        return "; ".join(parts)
+
     def _physical(self, order: int, mobility: int) -> CompoundPage | None:
+        if order > MAX_ORDER:
+            return None
         frame = self.memory.zone.allocate(order, mobility)
         if frame < 0:
             return None
         return CompoundPage(order, self.direct_map.address(frame), np.arange(frame, frame + (1 << order)), False)
 
-    def _virtual(self, order: int, mobility: int) -> CompoundPage | None:
-        """Page array, frames one by one, area, entries: in the RFC's order; any shortage unwinds all.
+    def _virtual(self, order: int, mobility: int, level: int) -> CompoundPage | None:
+        """Page array, descriptors, frames, area and entries: in the RFC's order; any shortage unwinds all.
 
-        The array is a kmalloc under every rule set, as in the RFC (6.18's vmalloc maps arrays above a page virtually).
+        The leaves of level 1 are single frames; those of level 2 are 2 MiB blocks, a multiple of which the page is.
         """
         count = 1 << order
-        array_bytes = count * self.linux.page_array_entry_bytes.value
-        sizes = (
-            kmalloc_size(array_bytes),
-            kmalloc_size(self.linux.vm_struct_allocated_bytes.value),
-            self.linux.vmap_area_bytes.value,
-        )
-        structures: list[tuple[int, int]] = []
-        taken = 0
-        frames = None
-        mapped = None
-        for size in sizes:
-            got = self.objects.allocate(size)
-            if got is None:
-                break
-            structures.append((got[0], size))
-            taken += got[1]
-        else:
-            frames = self.memory.zone.allocate_all(0, mobility, count)
-            if frames is not None:
-                mapped = self.vmalloc_area.map(frames)
-        if frames is None or mapped is None:
+        array = self._page_array(count * self.linux.page_array_entry_bytes.value)
+        if array is None:
+            return None
+        descriptors = self._objects(self._descriptor_sizes)
+        frames = None if descriptors is None else self._frames(count, mobility, level)
+        mapped = None if frames is None else self.vmalloc_area.map(frames[:: leaf_frames(level)], level)
+        if descriptors is None or frames is None or mapped is None:
             if frames is not None:
                 self.memory.zone.free(frames[::-1], 0)
-            for address, size in reversed(structures):
-                self.objects.free(address, size)
+            if descriptors is not None:
+                self._give_back(descriptors)
+            self._undo_page_array(array)
             return None
         address, tables = mapped
-        entries = count * self.linux.table_entry_bytes.value
-        return CompoundPage(
+        entries = count // leaf_frames(level) * self.linux.table_entry_bytes.value
+        page = CompoundPage(
             order,
             address,
             frames,
             True,
-            overhead_bytes=sum(sizes[1:]) + array_bytes + entries,
-            marginal_frames=taken + tables,
-            array_address=structures[0][0],
-            structures=tuple(structures),
+            mapping_level=level,
+            overhead_bytes=sum(self._descriptor_sizes) + array.overhead_bytes + entries,
+            marginal_frames=descriptors.taken + array.objects.taken + array.tables + tables.added - tables.removed,
+            array_address=array.address,
+            array_pages=array.pages,
+            structures=array.objects.places + descriptors.places,
         )
+        if array.pages:
+            self.mapped_arrays.add(array.address)
+        return page
+
+    @property
+    def _descriptor_sizes(self) -> tuple[int, int]:
+        return kmalloc_size(self.linux.vm_struct_allocated_bytes.value), self.linux.vmap_area_bytes.value
+
+    def _objects(self, sizes: tuple[int, ...]) -> _Objects | None:
+        """Take an object of each size, or none."""
+        places: list[tuple[int, int]] = []
+        taken = 0
+        for size in sizes:
+            got = self.objects.allocate(size)
+            if got is None:
+                self._give_back(_Objects(tuple(places), taken))
+                return None
+            places.append((got[0], size))
+            taken += got[1]
+        return _Objects(tuple(places), taken)
+
+    def _give_back(self, objects: _Objects) -> None:
+        for address, size in reversed(objects.places):
+            self.objects.free(address, size)
+
+    def _frames(self, count: int, mobility: int, level: int) -> npt.NDArray[np.int64] | None:
+        """Take frames for a virtual page, one by one or in blocks of a leaf each; all are single pages afterwards.
+
+        Blocks are split as soon as they are taken (Linux ``mm/vmalloc.c``: ``vm_area_alloc_pages`` and ``split_page``),
+        so freeing gives back single frames, which merge again; so it does when a later block is not to be had.
+        """
+        zone = self.memory.zone
+        if level == 1:
+            return zone.allocate_all(0, mobility, count)
+        size = leaf_frames(level)
+        frames = np.empty(count, np.int64)
+        singles = np.zeros(size, np.int8), np.full(size, mobility, np.int8)
+        for done in range(0, count, size):
+            first = zone.allocate(HUGE_ORDER, mobility)
+            if first < 0:
+                zone.free(frames[:done], 0)
+                return None
+            frames[done : done + size] = np.arange(first, first + size)
+            buddy_kernels.adopt(zone.buddy, frames[done : done + size] - zone.first_frame, *singles)
+        return frames
+
+    def _page_array(self, nbytes: int) -> _PageArray | None:
+        """Make the array of a page's frames: one kmalloc, or single frames behind a range of their own.
+
+        The RFC's is always a kmalloc, which can fail like any large request. Linux's ``vmalloc`` maps what is longer
+        than a page (``mm/vmalloc.c``: ``__vmalloc_area_node``); the array of that range's frames is short, a kmalloc.
+        """
+        if nbytes <= PAGE_BYTES or self.linux.page_array_kmalloc.value:
+            block = self._objects((kmalloc_size(nbytes),))
+            return (
+                None if block is None else _PageArray(self.direct_map.start + block.places[0][0], 0, block, 0, nbytes)
+            )
+        count = -(-nbytes // PAGE_BYTES)
+        inner_bytes = count * self.linux.page_array_entry_bytes.value
+        inner = self._objects((kmalloc_size(inner_bytes), *self._descriptor_sizes))
+        if inner is None:
+            return None
+        pages = self.objects.allocate_pages(count)
+        if pages is None:
+            self._give_back(inner)
+            return None
+        objects = _Objects(inner.places + tuple((page, PAGE_BYTES) for page in pages), inner.taken + count)
+        mapped = self.vmalloc_area.map(np.array(pages, np.int64) >> PAGE_SHIFT)
+        if mapped is None:
+            self._give_back(objects)
+            return None
+        entries = count * self.linux.table_entry_bytes.value
+        overhead = nbytes + inner_bytes + sum(self._descriptor_sizes) + entries
+        return _PageArray(mapped[0], count, objects, mapped[1].added, overhead)
+
+    def _undo_page_array(self, array: _PageArray) -> None:
+        """Give back the array of a page that could not be made, tables included."""
+        if array.pages:
+            self.vmalloc_area.undo(array.address, array.tables)
+        self._give_back(array.objects)
 
     def free(self, page: CompoundPage) -> None:
-        """Give a page back: its frames, area, page array and descriptors. Tables of the area stay.
+        """Give a page back: its frames one by one, area, page array and descriptors. Tables of the area stay.
 
         Raises
         ------
@@ -274,7 +415,12 @@ class CompoundAllocator:
             reason = "it was freed already" if page.freed else "it belongs to another system"
             raise InvalidFree(f"cannot free {page!r}: {reason}")
         if page.is_virtual:
-            self.memory.zone.free(self.vmalloc_area.unmap(page.address), 0)
+            first_frames = self.vmalloc_area.unmap(page.address, page.mapping_level)
+            inside = np.arange(leaf_frames(page.mapping_level))
+            self.memory.zone.free((first_frames[:, None] + inside).ravel(), 0)
+            if page.array_pages:
+                self.vmalloc_area.unmap(page.array_address)
+                self.mapped_arrays.remove(page.array_address)
             for address, size in page.structures:
                 self.objects.free(address, size)
         else:
@@ -282,13 +428,17 @@ class CompoundAllocator:
         del self.pages[page.address]
         page.freed = True
 
+    def owns(self, address: int) -> bool:
+        """Return whether a range of a live page, or of its mapped page array, starts at an address."""
+        return address in self.pages or address in self.mapped_arrays
+
     def page_at(self, address: int) -> CompoundPage | None:
         """Return the page that holds a virtual address of either kind, None where none does."""
         if address in self.vmalloc_area:
             start = self.vmalloc_area.range_start(address)
             return None if start is None else self.pages.get(start)
         first = (address - self.direct_map.start) >> PAGE_SHIFT
-        for order in range(MAX_REQUEST_ORDER + 1):
+        for order in range(MAX_ORDER + 1):
             page = self.pages.get(self.direct_map.address(first >> order << order))
             if page is not None and page.address <= address < page.address + page.nbytes:
                 return page
@@ -298,6 +448,7 @@ class CompoundAllocator:
         """Return an independent allocator with the same pages live, for copies of its parts."""
         twin = CompoundAllocator(memory, tables, self.direct_map, area, self.linux, policy, self.flag_all)
         twin.objects = self.objects.copy(memory)
+        twin.mapped_arrays = set(self.mapped_arrays)
         for address, page in self.pages.items():
             fields = {name: getattr(page, name) for name in page.__dataclass_fields__}
             twin.pages[address] = CompoundPage(**fields)

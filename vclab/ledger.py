@@ -8,41 +8,164 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels.causes import COUNTERS, Cause
-from vclab.presets import CpuPreset
+from vclab.presets import CpuPreset, LinuxPreset
 
 #: Priced causes of an access, in the order in which figures and tables show them.
-ACCESS_CAUSES = ("data access", "page array load", "second-level TLB hit", "page walk")
+ACCESS_CAUSES = (
+    "first-level data",
+    "second-level data",
+    "third-level data",
+    "memory",
+    "fill conflict",
+    "page array load",
+    "second-level TLB hit",
+    "page walk",
+    "accessed and dirty update",
+)
+#: Those of them that reach data, whatever the translation.
+DATA_CAUSES = ACCESS_CAUSES[:5]
+#: Priced causes of the kernel's work on allocations, in nanoseconds each by the Linux preset.
+OPERATION_CAUSES = (
+    "block allocation",
+    "block free",
+    "split",
+    "merge",
+    "area reservation",
+    "area search",
+    "area release",
+    "entry write",
+    "table page",
+    "struct page",
+    "zeroing",
+    "copying",
+    "flush",
+    "interrupt",
+)
+_LEVELS = 4
 
 
-def price_access(counts: npt.NDArray[np.int64], cpu: CpuPreset) -> dict[str, float]:
-    """Return the cycles that an access stream's events cost, by cause; serial, every latency paid in full.
+def served_latencies(cpu: CpuPreset) -> npt.NDArray[np.float64]:
+    """Return cycles from load to use by who serves a line: float64[4], first to third level and memory."""
+    latencies = np.zeros(_LEVELS)
+    for level, cache in enumerate(cpu.data_cache):
+        latencies[level] = cache.latency.value
+    latencies[-1] = cpu.memory.latency.value
+    return latencies
+
+
+def _served(counts: npt.NDArray[np.int64], first: Cause) -> npt.NDArray[np.int64]:
+    return counts[..., first : first + _LEVELS]
+
+
+def walk_cycles(counts: npt.NDArray[np.int64], cpu: CpuPreset) -> npt.NDArray[np.float64]:
+    """Return the cycles that page walkers were busy: starting, and loading the words of page tables."""
+    loads = _served(counts, Cause.WALK_LEVEL_1) @ served_latencies(cpu)
+    return np.asarray(cpu.walk.start.value * counts[..., Cause.WALK] + loads, float)
+
+
+def price_access(counts: npt.NDArray[np.int64], cpu: CpuPreset) -> npt.NDArray[np.float64]:
+    """Return the cycles that an access stream's events cost; serial, every latency paid in full.
 
     Parameters
     ----------
-    counts : int64[COUNTERS]
+    counts : int64[..., COUNTERS]
         Events.
     cpu : CpuPreset
         Latencies.
+
+    Returns
+    -------
+    ndarray
+        float64[..., len(ACCESS_CAUSES)].
     """
+    latencies = served_latencies(cpu)
     latency = cpu.latency
-    walk = latency.second_level_tlb_hit.value + latency.walk.value
-    prices = (
-        latency.first_level_data.value * counts[Cause.DATA_ACCESS],
-        latency.first_level_data.value * counts[Cause.PAGE_ARRAY_ACCESS],
-        latency.second_level_tlb_hit.value * counts[Cause.SECOND_LEVEL_TLB_HIT],
-        walk * counts[Cause.WALK],
-    )
-    return {cause: float(cycles) for cause, cycles in zip(ACCESS_CAUSES, prices, strict=True)}
+    updates = counts[..., Cause.ACCESSED_UPDATE] + counts[..., Cause.DIRTY_UPDATE]
+    parts = [
+        *np.moveaxis(_served(counts, Cause.DATA_LEVEL_1) * latencies, -1, 0),
+        latency.first_level_fill_conflict.value * counts[..., Cause.FILL_CONFLICT],
+        _served(counts, Cause.ARRAY_LEVEL_1) @ latencies,
+        latency.second_level_tlb_hit.value * counts[..., Cause.SECOND_LEVEL_TLB_HIT],
+        latency.second_level_tlb_hit.value * counts[..., Cause.WALK] + walk_cycles(counts, cpu),
+        latency.accessed_dirty_update.value * updates,
+    ]
+    return np.stack([np.asarray(part, float) for part in parts], axis=-1)
 
 
-def price_overlapped(counts: npt.NDArray[np.int64], cpu: CpuPreset) -> float:
+def price_overlapped(counts: npt.NDArray[np.int64], cpu: CpuPreset) -> npt.NDArray[np.float64]:
     """Return the cycles if independent accesses overlap perfectly: the largest of the bounds on throughput.
 
-    Issue bound, and walk cycles over page walkers. Data misses are not counted yet and bound nothing.
+    Issue; data misses over outstanding misses; walks over page walkers.
+
+    Parameters
+    ----------
+    counts : int64[..., COUNTERS]
+    cpu : CpuPreset
+
+    Returns
+    -------
+    ndarray
+        float64[...].
     """
-    issue = (counts[Cause.DATA_ACCESS] + counts[Cause.PAGE_ARRAY_ACCESS]) / cpu.overlap.loads_per_cycle.value
-    walks = counts[Cause.WALK] * cpu.latency.walk.value / cpu.overlap.walkers.value
-    return float(max(issue, walks))
+    latencies = served_latencies(cpu)
+    latencies[0] = 0.0
+    overlap = cpu.overlap
+    issue = (counts[..., Cause.DATA_ACCESS] + counts[..., Cause.PAGE_ARRAY_ACCESS]) / overlap.loads_per_cycle.value
+    misses = (_served(counts, Cause.DATA_LEVEL_1) + _served(counts, Cause.ARRAY_LEVEL_1)) @ latencies
+    bounds = (issue, misses / overlap.miss_parallelism.value, walk_cycles(counts, cpu) / overlap.walkers.value)
+    return np.asarray(np.maximum.reduce(bounds), float)
+
+
+def price_operations(
+    counts: npt.NDArray[np.int64], linux: LinuxPreset, cpu: CpuPreset, bound: str = "value"
+) -> npt.NDArray[np.float64]:
+    """Return the nanoseconds that the kernel's work on allocations costs.
+
+    Parameters
+    ----------
+    counts : int64[..., COUNTERS]
+        Events.
+    linux : LinuxPreset
+        Prices, each with its range.
+    cpu : CpuPreset
+        The clock by which flushes, priced in cycles, become nanoseconds.
+    bound : str
+        "value", or "low" or "high": the ends of each price's range.
+
+    Returns
+    -------
+    ndarray
+        float64[..., len(OPERATION_CAUSES)].
+    """
+    costs = linux.costs
+
+    def price(name: str) -> float:
+        return float(getattr(getattr(costs, name), bound))
+
+    flush = (
+        price("flush_call_cycles") * counts[..., Cause.FLUSH_CALL]
+        + price("flush_page_cycles") * counts[..., Cause.TLB_INVALIDATION]
+        + price("flush_full_cycles") * counts[..., Cause.TLB_FLUSH]
+    ) / cpu.clock.gigahertz.value
+    # A reservation's price includes the search that a fresh area needs: one step.
+    steps = np.maximum(counts[..., Cause.AREA_STEP] - counts[..., Cause.AREA_RESERVE], 0)
+    parts = (
+        price("allocation_ns") * counts[..., Cause.ALLOCATION],
+        price("free_ns") * counts[..., Cause.FREE],
+        price("split_ns") * counts[..., Cause.SPLIT],
+        price("merge_ns") * counts[..., Cause.MERGE],
+        price("area_reserve_ns") * counts[..., Cause.AREA_RESERVE],
+        price("area_search_step_ns") * steps,
+        price("area_release_ns") * counts[..., Cause.AREA_RELEASE],
+        price("entry_write_ns") * counts[..., Cause.ENTRY_WRITE],
+        price("table_page_ns") * counts[..., Cause.TABLE_PAGE],
+        price("struct_page_ns") * counts[..., Cause.STRUCT_PAGE],
+        price("zero_page_ns") * counts[..., Cause.PAGE_CLEARED],
+        price("copy_page_ns") * counts[..., Cause.PAGE_COPIED],
+        flush,
+        price("interrupt_ns") * counts[..., Cause.INTERRUPT],
+    )
+    return np.stack([np.asarray(part, float) for part in parts], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -73,12 +196,12 @@ class AccessCost:
     @classmethod
     def of(cls, counts: npt.NDArray[np.int64], cpu: CpuPreset, levels: int) -> AccessCost:
         """Price counts with a preset."""
-        by_cause = price_access(counts, cpu)
+        by_cause = dict(zip(ACCESS_CAUSES, price_access(counts, cpu).tolist(), strict=True))
         return cls(
             counts=counts,
             by_cause=by_cause,
             cycles=sum(by_cause.values()),
-            overlapped_cycles=price_overlapped(counts, cpu),
+            overlapped_cycles=float(price_overlapped(counts, cpu)),
             tlb_hits=counts[Cause.FIRST_LEVEL_TLB_HIT : Cause.FIRST_LEVEL_TLB_HIT + levels].copy(),
             gigahertz=cpu.clock.gigahertz.value,
         )
@@ -87,6 +210,11 @@ class AccessCost:
     def accesses(self) -> int:
         """Accesses of the stream."""
         return int(self.counts[Cause.DATA_ACCESS])
+
+    @property
+    def cycles_per_access(self) -> float:
+        """Serial cycles of one access, 0 if there was none."""
+        return self.cycles / self.accesses if self.accesses else 0.0
 
     @property
     def walks(self) -> int:
@@ -104,8 +232,9 @@ class AccessCost:
         return self.cycles / self.gigahertz
 
     def __repr__(self) -> str:
-        each = self.cycles / self.accesses if self.accesses else 0.0
-        return f"<AccessCost {self.accesses:,} accesses, {each:.2f} cycles each, {self.walks:,} walks>"
+        return (
+            f"<AccessCost {self.accesses:,} accesses, {self.cycles_per_access:.2f} cycles each, {self.walks:,} walks>"
+        )
 
     def _repr_html_(self) -> str:
         return html_table("Cost of access", "cycles", self.by_cause)
@@ -119,12 +248,15 @@ class Ledger:
     counts : int64[COUNTERS]
         Events.
     cpu : CpuPreset
-        Prices.
+        Prices of accesses.
+    linux : LinuxPreset
+        Prices of the kernel's work.
     """
 
-    def __init__(self, counts: npt.NDArray[np.int64], cpu: CpuPreset) -> None:
+    def __init__(self, counts: npt.NDArray[np.int64], cpu: CpuPreset, linux: LinuxPreset) -> None:
         self.counts = counts
         self.cpu = cpu
+        self.linux = linux
 
     @property
     def events(self) -> dict[str, int]:
@@ -133,8 +265,10 @@ class Ledger:
 
     @property
     def by_cause(self) -> dict[str, float]:
-        """Serial cycles of all accesses so far, by cause. Allocator events are counted, not priced yet."""
-        return price_access(self.counts, self.cpu)
+        """Serial cycles so far by cause: of all accesses, and of the kernel's work on allocations."""
+        accesses = price_access(self.counts, self.cpu)
+        operations = price_operations(self.counts, self.linux, self.cpu) * self.cpu.clock.gigahertz.value
+        return dict(zip((*ACCESS_CAUSES, *OPERATION_CAUSES), [*accesses.tolist(), *operations.tolist()], strict=True))
 
     @property
     def cycles(self) -> float:

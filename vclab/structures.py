@@ -72,6 +72,15 @@ class SmallObjects:
             del partial[frame]
         return (frame << PAGE_SHIFT) + index * size, taken
 
+    def allocate_pages(self, count: int) -> list[int] | None:
+        """Return the physical addresses of ``count`` single pages, each freed as one of 4096 bytes; None if short."""
+        frames = self.memory.zone.allocate_all(0, Migratetype.UNMOVABLE, count)
+        if frames is None:
+            return None
+        self.frames_held += count
+        self._blocks.update(frames.tolist())
+        return [frame << PAGE_SHIFT for frame in frames.tolist()]
+
     def free(self, address: int, size: int) -> None:
         """Give an object back."""
         frame = address >> PAGE_SHIFT

@@ -8,22 +8,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vckernels.causes import Cause
 from vckernels.mmu import Target
 from vclab import presets, recordings
 from vclab.ageing import Ageing, Goal, learn
+from vclab.background import Background, BackgroundState, place_background
 from vclab.compound import CompoundAllocator, CompoundPage, find_policy
 from vclab.errors import ConfigurationError
-from vclab.ledger import AccessCost, Ledger, no_counts
+from vclab.gfp import Gfp
+from vclab.ledger import AccessCost, Ledger, no_counts, price_access
 from vclab.mapping import DirectMap, PageTables, VmallocArea
 from vclab.memory import FRAMES_PER_BLOCK, Memory, empty_zone, fragmentation_index, unusable_free_index
-from vclab.mmu import Mmu
-from vclab.presets import CpuPreset
+from vclab.mmu import Mmu, MmuOptions
+from vclab.presets import CpuPreset, LinuxPreset
 from vclab.recorded import recorded_zone
 from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes, page_level, parse_bytes
+from vclab.vmemmap import Vmemmap, frames_with_vmemmap
 
 #: Most memory of a machine; the allocator's links are 32 bits wide.
 MAX_BYTES = 4 << 40
 RECORDED = "recorded"
+#: Tells the random numbers that break the direct map from others of the same seed.
+SPLIT_STREAM = 0x5711
 DEFAULT_RECORDING = "compile"
 
 
@@ -68,7 +74,7 @@ class System:
     ----------
     cpu : str
         Preset of the CPU: MMU geometry and latencies.
-    linux : str
+    linux : str or LinuxPreset
         Preset of the kernel's rules and sizes.
     memory : str or int
         Size, a multiple of 4 MiB: memory starts empty after boot. Or ``"recorded"``: a recorded machine.
@@ -86,6 +92,15 @@ class System:
         Treat every request as if it carried ``GFP_VFALLBACK``.
     recording : str
         The recording that ``memory="recorded"`` starts from: a shipped name or a path.
+    mmu : MmuOptions, optional
+        What of the MMUs is modelled; without it, everything.
+    isolation : bool, optional
+        Page-table isolation: kernel pages are not global. Without it, as the kernel decides for this CPU.
+    background : Background, optional
+        Other work that shares each CPU with the streams.
+    direct_map_split : float
+        Share of the direct map's large pages, 0 to 1, that are broken into pages of the next smaller size, chosen at
+        random: what ``set_memory`` does to a kernel's map over time.
 
     Raises
     ------
@@ -96,7 +111,7 @@ class System:
     def __init__(
         self,
         cpu: str = "zen3",
-        linux: str = "6.18",
+        linux: str | LinuxPreset = "6.18",
         memory: str | int = "2GiB",
         cpus: int = 1,
         policy: str = "early-fallback",
@@ -105,9 +120,13 @@ class System:
         seed: int = 0,
         flag_all: bool = False,
         recording: str = DEFAULT_RECORDING,
+        mmu: MmuOptions | None = None,
+        isolation: bool | None = None,
+        background: Background | None = None,
+        direct_map_split: float = 0.0,
     ) -> None:
         self.cpu = presets.cpu(cpu)
-        self.linux = presets.linux(linux)
+        self.linux = presets.linux(linux) if isinstance(linux, str) else linux
         chosen = find_policy(policy)
         levels, level = check_paging(cpu, levels, direct_map)
         paging = self.cpu.paging
@@ -118,27 +137,52 @@ class System:
         self.seed = seed
         self.direct_map_size = direct_map
         self.memory = _boot_memory(memory, recording)
-        self.page_tables = PageTables(self.memory, levels, paging.physical_bits.value, "1G" in paging.page_sizes.value)
-        layout = next(space for space in self.linux.address_space if space.levels == levels)
-        self.direct_map = DirectMap(self.page_tables, layout, level)
-        self.vmalloc_area = VmallocArea(self.page_tables, layout, self.linux.guard_pages.value)
+        if isolation is None:
+            isolation = self.linux.page_table_isolation.value and self.cpu.isolation.meltdown.value
+        self.isolation = isolation
+        self.page_tables = PageTables(
+            self.memory, levels, paging.physical_bits.value, "1G" in paging.page_sizes.value, not isolation
+        )
+        self.layout = next(space for space in self.linux.address_space if space.levels == levels)
+        self.direct_map = DirectMap(
+            self.page_tables, self.layout, level, direct_map_split, np.random.default_rng([seed, SPLIT_STREAM])
+        )
+        self.vmalloc_area = VmallocArea(self.page_tables, self.layout, self.linux.guard_pages.value)
         self.compound = CompoundAllocator(
             self.memory, self.page_tables, self.direct_map, self.vmalloc_area, self.linux, chosen, flag_all
         )
-        self.mmus = [Mmu(self.cpu) for _ in range(cpus)]
+        frames = frames_with_vmemmap(self.memory)
+        self.mmus = [Mmu(self.cpu, frames, mmu) for _ in range(cpus)]
         self.boot_tables = self.page_tables.count
+        self._vmemmap: Vmemmap | None = None
+        self.operations = no_counts()
+        self.background: BackgroundState | None = None
+        if background is not None:
+            self.set_background(background)
 
     # Pages
 
     def alloc_pages(self, order: int, flags: int) -> CompoundPage:
         """Return 2**order pages at consecutive addresses, physical or virtual as the policy decides.
 
+        With ``GFP_ZERO`` they are cleared, on the first CPU, which leaves their last lines in its caches.
+
         Raises
         ------
         OutOfMemory
             If the policy cannot serve the request; nothing is changed then.
         """
-        return self.compound.allocate(order, flags)
+        removed = self.page_tables.removed
+        page = self.compound.allocate(order, flags)
+        self.operations[Cause.STRUCT_PAGE] += len(page.frames)
+        if int(flags) & Gfp.ZERO:
+            self.operations[Cause.PAGE_CLEARED] += len(page.frames)
+            self.mmu.leave_cleared(page.frames)
+        if self.page_tables.removed != removed:
+            # An empty table made way for a larger leaf; upper-level words that named it may be cached.
+            for mmu in self.mmus:
+                mmu.flush()
+        return page
 
     def free_pages(self, page: CompoundPage) -> None:
         """Give a page back, with all that was made for it; every CPU forgets its translations.
@@ -149,9 +193,22 @@ class System:
             If the page was freed already or belongs to another system.
         """
         self.compound.free(page)
-        if page.is_virtual:
-            for mmu in self.mmus:
-                mmu.invalidate(page.address, len(page.frames))
+        for address, leaves, level in page.mappings:
+            self._flush_range(address, leaves, level)
+
+    def _flush_range(self, address: int, leaves: int, level: int) -> None:
+        """Let every CPU forget a range that was unmapped: page by page, or all if it is long.
+
+        Linux, ``arch/x86/mm/tlb.c``: ``flush_tlb_kernel_range``.
+        """
+        self.operations[Cause.FLUSH_CALL] += 1
+        self.operations[Cause.INTERRUPT] += len(self.mmus) - 1
+        whole = leaves << (9 * (level - 1)) > self.linux.tlb_single_page_flush_ceiling.value
+        for mmu in self.mmus:
+            if whole:
+                mmu.flush()
+            else:
+                mmu.invalidate(address, leaves, level)
 
     @property
     def pages(self) -> list[CompoundPage]:
@@ -223,11 +280,39 @@ class System:
         ConfigurationError
             If no such range starts at the address, or it is that of a live page.
         """
-        if address in self.compound.pages:
-            raise ConfigurationError(f"{self.compound.pages[address]!r} was not made by vmap; use free_pages")
+        if self.compound.owns(address):
+            raise ConfigurationError(f"the range at {address:#x} was not made by vmap; use free_pages on its page")
         frames = self.vmalloc_area.unmap(address)
-        for mmu in self.mmus:
-            mmu.invalidate(address, len(frames))
+        self._flush_range(address, len(frames), 1)
+
+    @property
+    def vmemmap(self) -> Vmemmap:
+        """The array of all struct pages; mapped when it is first asked for, so that only who needs it pays for tables.
+
+        Raises
+        ------
+        OutOfMemory
+            If there is no memory for its page tables.
+        """
+        if self._vmemmap is None:
+            self._vmemmap = Vmemmap.mapped(self.page_tables, self.layout)
+            self.boot_tables += self._vmemmap.tables
+        return self._vmemmap
+
+    # Other work
+
+    def set_background(self, background: Background) -> None:
+        """Let other work share each CPU with the streams from now on; its pages are taken for good.
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no memory for it.
+        """
+        rng = np.random.default_rng([self.seed, background.pages])
+        self.background = place_background(
+            background, self.memory, self.page_tables, self.direct_map, self.vmalloc_area, rng
+        )
 
     # Accesses
 
@@ -327,8 +412,39 @@ class System:
         for chosen in _batches(offsets):
             if len(chosen) and (int(chosen.min()) < 0 or int(chosen.max()) >= size):
                 raise ConfigurationError(f"an offset lies outside what is accessed; offsets are 0 to {size - 1}")
-            mmu.access(self.page_tables.state, target, chosen, write)
+            self._run(mmu, target, chosen, write)
         return AccessCost.of(mmu.counters - before, self.cpu, mmu.levels)
+
+    def _run(self, mmu: Mmu, target: Target, offsets: npt.NDArray[np.int64], write: bool) -> None:
+        """Run offsets through an MMU, with the other work and the kernel entries that fall between them."""
+        work = self.background
+        if work is None or not work.background.entry_cycles:
+            mmu.access(self.page_tables.state, target, offsets, write, None if work is None else work.beside)
+            return
+        period = work.background.entry_cycles
+        done = 0
+        each = 10.0
+        while done < len(offsets):
+            # As many accesses as should take the cycles that are left, by what the last ones cost.
+            part = offsets[done : done + max(1, int((period - work.since_entry) / each))]
+            before = mmu.counters.copy()
+            mmu.access(self.page_tables.state, target, part, write, work.beside)
+            done += len(part)
+            cycles = float(price_access(mmu.counters - before, self.cpu).sum())
+            each = max(cycles / len(part), 1.0)
+            work.since_entry += cycles
+            if work.since_entry >= period:
+                work.since_entry -= period
+                self._enter_kernel(mmu, work)
+
+    def _enter_kernel(self, mmu: Mmu, work: BackgroundState) -> None:
+        """Let the CPU have been elsewhere: in a program, and on its way back through the kernel's entry."""
+        mmu.counters[Cause.KERNEL_ENTRY] += 1
+        if work.background.switches or (self.isolation and not self.cpu.isolation.pcid.value):
+            # Another address space, or, with isolation and without PCIDs, the kernel's own for every entry.
+            mmu.flush_local()
+        if len(work.beside.offsets):
+            mmu.access_beside(self.page_tables.state, work.beside, work.background.entry_accesses)
 
     # Fragmentation
 
@@ -376,6 +492,8 @@ class System:
         zone = self.memory.zone
         held = [self.page_tables.frames(), self.compound.objects.frames()]
         held += [page.frames for page in self.pages]
+        if self.background is not None:
+            held.append(self.background.frames)
         owned = np.zeros(zone.frames, np.bool_)
         owned[np.concatenate(held) - zone.first_frame] = True
         return owned
@@ -395,11 +513,11 @@ class System:
     @property
     def ledger(self) -> Ledger:
         """Every event so far, by cause."""
-        counts = no_counts() + self.memory.counters
+        counts = self.operations + self.memory.counters
         counts += self.page_tables.state.counters + self.vmalloc_area.areas.counters
         for mmu in self.mmus:
             counts += mmu.counters
-        return Ledger(counts, self.cpu)
+        return Ledger(counts, self.cpu, self.linux)
 
     def copy(self, policy: str | None = None) -> System:
         """Return an independent machine in the same state, to ask what if; under another policy if named."""
@@ -411,6 +529,8 @@ class System:
         chosen = self.compound.policy if policy is None else find_policy(policy)
         twin.compound = self.compound.copy(twin.memory, twin.page_tables, twin.vmalloc_area, chosen)
         twin.mmus = [mmu.copy() for mmu in self.mmus]
+        twin.operations = self.operations.copy()
+        twin.background = None if self.background is None else self.background.copy()
         return twin
 
     def __repr__(self) -> str:

@@ -20,15 +20,20 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels import buddy as buddy_kernels
+from vckernels import datacache as datacache_kernels
 from vckernels import mmu as mmu_kernels
 from vckernels import pagetable as pagetable_kernels
+from vckernels import prefetch as prefetch_kernels
 from vckernels import tlb as tlb_kernels
 from vckernels.buddy import Buddy, Migratetype
 from vckernels.causes import Cause
+from vckernels.datacache import DataCache, Rings
 from vckernels.entry import Fault
-from vckernels.mmu import Mmu, Target
+from vckernels.mmu import Beside, DataMode, Kind, Mmu, Target
 from vckernels.pagetable import Control, PageTables
+from vckernels.prefetch import Slot
 from vckernels.tlb import Field, Tlb
+from vckernels.walkcache import LOWEST
 
 SOURCES = Path(__file__).parent
 BUILD = SOURCES / "build"
@@ -43,23 +48,45 @@ _ENUMS: dict[str, type[IntEnum]] = {
     "CONTROL": Control,
     "FAULT": Fault,
     "FIELD": Field,
+    "KIND": Kind,
     "MIGRATETYPE": Migratetype,
+    "MMU": mmu_kernels.Control,
+    "MODE": DataMode,
+    "SLOT": Slot,
 }
 _CONSTANTS = {
     "ALLOCATED": buddy_kernels.ALLOCATED,
+    "AHEAD": mmu_kernels.AHEAD,
+    "ALL_PERMISSIONS": pagetable_kernels.ALL_PERMISSIONS,
+    "DIRECTORY": tlb_kernels.DIRECTORY,
     "EMPTY": tlb_kernels.EMPTY,
     "ENTRIES": pagetable_kernels.ENTRIES,
     "FIELDS": len(Field),
+    "FRAME_SHIFT": tlb_kernels.FRAME_SHIFT,
     "INSIDE": buddy_kernels.INSIDE,
+    "KIND_BITS": mmu_kernels.KIND_BITS,
+    "LOWEST": LOWEST,
     "MAX_ORDER": buddy_kernels.MAX_ORDER,
+    "MOST_LEVELS": datacache_kernels.MOST_LEVELS,
+    "NO_LINE": datacache_kernels.NO_LINE,
+    "NO_SET": mmu_kernels.NO_SET,
     "ORDERS": buddy_kernels.ORDERS,
     "PAGEBLOCK_FRAMES": buddy_kernels.PAGEBLOCK_FRAMES,
     "PAGEBLOCK_ORDER": buddy_kernels.PAGEBLOCK_ORDER,
+    "PERMISSION_ACCESSIBLE": pagetable_kernels.ACCESSIBLE,
+    "PERMISSION_BITS": mmu_kernels.PERMISSION_BITS,
+    "PERMISSION_EXECUTABLE": pagetable_kernels.EXECUTABLE,
+    "PERMISSION_WRITABLE": pagetable_kernels.WRITABLE,
+    "QUEUE": mmu_kernels.QUEUE,
     "REGIONS": mmu_kernels.REGIONS,
     "REGION_PAGES_SHIFT": mmu_kernels.REGION_PAGES_SHIFT,
     "SIZES": tlb_kernels.SIZES,
+    "SLOTS": len(Slot),
+    "STREAMS": prefetch_kernels.STREAMS,
     "TYPES": buddy_kernels.TYPES,
     "UNMAPPED": mmu_kernels.UNMAPPED,
+    "VALUE_DIRTY": tlb_kernels.DIRTY,
+    "VALUE_GLOBAL": tlb_kernels.GLOBAL,
 }
 
 _POINTER = ctypes.c_void_p
@@ -82,6 +109,7 @@ class _Buddy(ctypes.Structure):
 class _Tlb(ctypes.Structure):
     _fields_ = (
         ("keys", _POINTER),
+        ("values", _POINTER),
         ("buckets", _POINTER),
         ("chain", _POINTER),
         ("newer", _POINTER),
@@ -95,14 +123,38 @@ class _Tlb(ctypes.Structure):
 class _PageTables(ctypes.Structure):
     _fields_ = (
         ("words", _POINTER),
+        ("frames", _POINTER),
         ("row_of", _POINTER),
         ("control", _POINTER),
         ("machine_frames", _INTEGER),
     )
 
 
+class _Rings(ctypes.Structure):
+    _fields_ = tuple((field, _INTEGER) for field in Rings._fields)
+
+
+class _DataCache(ctypes.Structure):
+    _fields_ = (
+        ("tags", _POINTER),
+        ("heads", _POINTER),
+        ("levels", _INTEGER),
+        ("rings", _Rings * datacache_kernels.MOST_LEVELS),
+    )
+
+
 class _Mmu(ctypes.Structure):
-    _fields_ = (("regions", _POINTER), ("counters", _POINTER))
+    _fields_ = (
+        ("tlb", _Tlb),
+        ("words", _Tlb),
+        ("physical", _POINTER),
+        ("cache", _DataCache),
+        ("slots", _POINTER),
+        ("regions", _POINTER),
+        ("control", _POINTER),
+        ("counters", _POINTER),
+        ("queue", _POINTER),
+    )
 
 
 class _Target(ctypes.Structure):
@@ -112,6 +164,17 @@ class _Target(ctypes.Structure):
         ("arrays", _POINTER),
         ("arrays_length", _INTEGER),
         ("array_shift", _INTEGER),
+    )
+
+
+class _Beside(ctypes.Structure):
+    _fields_ = (
+        ("target", _Target),
+        ("offsets", _POINTER),
+        ("offsets_length", _INTEGER),
+        ("gap", _INTEGER),
+        ("state", _POINTER),
+        ("counters", _POINTER),
     )
 
 
@@ -167,10 +230,8 @@ def library() -> ctypes.CDLL:
     for function, arguments in (
         (twin.twin_run_trace, (_POINTER, _POINTER, _POINTER, _INTEGER, _POINTER, _POINTER)),
         (twin.twin_count_misses, (_POINTER, _POINTER, _INTEGER, _POINTER)),
-        (
-            twin.twin_access,
-            (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INTEGER, ctypes.c_bool),
-        ),
+        (twin.twin_run_lines, (_POINTER, _POINTER, _INTEGER, _POINTER)),
+        (twin.twin_access, (_POINTER, _POINTER, _POINTER, _POINTER, _INTEGER, ctypes.c_bool, _POINTER)),
     ):
         function.argtypes = arguments
         function.restype = _INTEGER
@@ -199,6 +260,7 @@ def _buddy(state: Buddy) -> _Buddy:
 def _tlb(state: Tlb) -> _Tlb:
     return _Tlb(
         _pointer(state.keys, np.int64),
+        _pointer(state.values, np.int64),
         _pointer(state.buckets, np.int32),
         _pointer(state.chain, np.int32),
         _pointer(state.newer, np.int32),
@@ -206,6 +268,26 @@ def _tlb(state: Tlb) -> _Tlb:
         _pointer(state.geometry, np.int64),
         len(state.keys),
         len(state.geometry),
+    )
+
+
+def _data_cache(state: DataCache) -> _DataCache:
+    rings = (_Rings(*level) for level in (state.first, state.second, state.third))
+    return _DataCache(
+        _pointer(state.tags, np.int32),
+        _pointer(state.heads, np.uint8),
+        state.levels,
+        (_Rings * datacache_kernels.MOST_LEVELS)(*rings),
+    )
+
+
+def _target(target: Target) -> _Target:
+    return _Target(
+        _pointer(target.bases, np.uint64),
+        target.shift,
+        _pointer(target.arrays, np.uint64),
+        len(target.arrays),
+        target.array_shift,
     )
 
 
@@ -243,29 +325,52 @@ def count_misses(tlb: Tlb, pages: npt.NDArray[np.int64], misses: npt.NDArray[np.
     )
 
 
-def access(mmu: Mmu, tables: PageTables, target: Target, offsets: npt.NDArray[np.int64], write: bool) -> None:
+def run_lines(cache: DataCache, lines: npt.NDArray[np.int64], served: npt.NDArray[np.int64]) -> None:
+    """Do as :func:`benchmarks.common.run_lines`."""
+    library().twin_run_lines(
+        ctypes.byref(_data_cache(cache)), _pointer(lines, np.int64), len(lines), _pointer(served, np.int64)
+    )
+
+
+def access(
+    mmu: Mmu, tables: PageTables, target: Target, offsets: npt.NDArray[np.int64], write: bool, beside: Beside
+) -> None:
     """Do as :func:`vckernels.mmu.access`."""
     library().twin_access(
-        ctypes.byref(_Mmu(_pointer(mmu.regions, np.int64), _pointer(mmu.counters, np.int64))),
-        ctypes.byref(_tlb(mmu.tlb)),
+        ctypes.byref(
+            _Mmu(
+                _tlb(mmu.tlb),
+                _tlb(mmu.walk_cache.entries),
+                _pointer(mmu.walk_cache.physical, np.int64),
+                _data_cache(mmu.data_cache),
+                _pointer(mmu.streams.slots, np.int64),
+                _pointer(mmu.regions, np.int64),
+                _pointer(mmu.control, np.int64),
+                _pointer(mmu.counters, np.int64),
+                _pointer(mmu.queue, np.int64),
+            )
+        ),
         ctypes.byref(
             _PageTables(
                 _pointer(tables.words, np.uint64),
+                _pointer(tables.frames, np.int64),
                 _pointer(tables.row_of, np.int32),
                 _pointer(tables.control, np.int64),
                 len(tables.row_of),
             )
         ),
-        ctypes.byref(
-            _Target(
-                _pointer(target.bases, np.uint64),
-                target.shift,
-                _pointer(target.arrays, np.uint64),
-                len(target.arrays),
-                target.array_shift,
-            )
-        ),
+        ctypes.byref(_target(target)),
         _pointer(offsets, np.int64),
         len(offsets),
         write,
+        ctypes.byref(
+            _Beside(
+                _target(beside.target),
+                _pointer(beside.offsets, np.int64),
+                len(beside.offsets),
+                beside.gap,
+                _pointer(beside.state, np.int64),
+                _pointer(beside.counters, np.int64),
+            )
+        ),
     )

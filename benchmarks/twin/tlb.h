@@ -6,75 +6,84 @@
 
 /* One level's share of the geometry for one page size, in the order of the enum Field. */
 struct fields {
-    int64_t first_set, sets, mask, first_bucket, bucket_shift;
+    int64_t first_set, sets, mask, first_bucket, bucket_shift, hash_shift;
 };
 
 _Static_assert(FIELD_FIRST_SET == 0 && FIELD_SETS == 1 && FIELD_MASK == 2 && FIELD_FIRST_BUCKET == 3 &&
-                   FIELD_BUCKET_SHIFT == 4 && FIELDS == 5,
+                   FIELD_BUCKET_SHIFT == 4 && FIELD_HASH_SHIFT == 5 && FIELDS == 6,
                "struct fields follows the enum Field");
 
-static inline const struct fields *fields_of(const struct tlb t, int64_t level, int64_t size)
+INLINE const struct fields *fields_of(const struct tlb *t, int64_t level, int64_t size)
 {
-    return (const struct fields *)t.geometry + level * SIZES + size;
+    return (const struct fields *)t->geometry + level * SIZES + size;
 }
 
-static inline int64_t bucket_of(const struct fields *f, int64_t key)
+INLINE int64_t bucket_of(const struct fields *f, int64_t key)
 {
     return f->first_bucket + (int64_t)((uint64_t)key * 0x9E3779B97F4A7C15u >> f->bucket_shift);
 }
 
-static inline int64_t sentinel_of(const struct tlb t, const struct fields *f, int64_t page)
+INLINE int64_t sentinel_of(const struct tlb *t, const struct fields *f, int64_t page)
 {
-    return t.entries + f->first_set + (f->mask >= 0 ? page & f->mask : page % f->sets);
+    int64_t number = page ^ page >> f->hash_shift;
+
+    return t->entries + f->first_set + (f->mask >= 0 ? number & f->mask : number % f->sets);
 }
 
-static inline void make_newest(const struct tlb t, int64_t sentinel, int64_t entry)
+INLINE void make_newest(const struct tlb *t, int64_t sentinel, int64_t entry)
 {
-    int32_t newer = t.newer[entry];
+    int32_t newer = t->newer[entry];
 
     if (newer == sentinel)
         return;
 
-    int32_t older = t.older[entry];
-    t.older[newer] = older;
-    t.newer[older] = newer;
+    int32_t older = t->older[entry];
+    t->older[newer] = older;
+    t->newer[older] = newer;
 
-    int32_t first = t.older[sentinel];
-    t.older[entry] = first;
-    t.newer[first] = (int32_t)entry;
-    t.older[sentinel] = (int32_t)entry;
-    t.newer[entry] = (int32_t)sentinel;
+    int32_t first = t->older[sentinel];
+    t->older[entry] = first;
+    t->newer[first] = (int32_t)entry;
+    t->older[sentinel] = (int32_t)entry;
+    t->newer[entry] = (int32_t)sentinel;
 }
 
-static inline bool lookup(const struct tlb t, int64_t level, int64_t page, int64_t size)
+/* The entry that holds a page, or EMPTY. */
+INLINE int64_t find(const struct tlb *t, int64_t level, int64_t page, int64_t size)
 {
     const struct fields *f = fields_of(t, level, size);
-    int64_t key = page << 2 | size;
+    int64_t key = page << 2 | size, entry;
 
     if (f->sets == 0)
-        return false;
-    for (int64_t entry = t.buckets[bucket_of(f, key)]; entry != EMPTY; entry = t.chain[entry])
-        if (t.keys[entry] == key) {
-            make_newest(t, sentinel_of(t, f, page), entry);
-            return true;
-        }
-    return false;
+        return EMPTY;
+    for (entry = t->buckets[bucket_of(f, key)]; entry != EMPTY && t->keys[entry] != key; entry = t->chain[entry])
+        ;
+    return entry;
 }
 
-static inline void unlink_from_bucket(const struct tlb t, int64_t bucket, int64_t entry)
+INLINE int64_t lookup(const struct tlb *t, int64_t level, int64_t page, int64_t size)
 {
-    int64_t at = t.buckets[bucket];
+    int64_t entry = find(t, level, page, size);
+
+    if (entry != EMPTY)
+        make_newest(t, sentinel_of(t, fields_of(t, level, size), page), entry);
+    return entry;
+}
+
+INLINE void unlink_from_bucket(const struct tlb *t, int64_t bucket, int64_t entry)
+{
+    int64_t at = t->buckets[bucket];
 
     if (at == entry) {
-        t.buckets[bucket] = t.chain[entry];
+        t->buckets[bucket] = t->chain[entry];
         return;
     }
-    while (t.chain[at] != entry)
-        at = t.chain[at];
-    t.chain[at] = t.chain[entry];
+    while (t->chain[at] != entry)
+        at = t->chain[at];
+    t->chain[at] = t->chain[entry];
 }
 
-static inline void fill(const struct tlb t, int64_t level, int64_t page, int64_t size)
+INLINE void fill(const struct tlb *t, int64_t level, int64_t page, int64_t size, int64_t value)
 {
     const struct fields *f = fields_of(t, level, size);
 
@@ -82,16 +91,17 @@ static inline void fill(const struct tlb t, int64_t level, int64_t page, int64_t
         return;
 
     int64_t sentinel = sentinel_of(t, f, page);
-    int64_t entry = t.newer[sentinel];
-    int64_t old = t.keys[entry];
+    int64_t entry = t->newer[sentinel];
+    int64_t old = t->keys[entry];
     if (old != EMPTY)
         unlink_from_bucket(t, bucket_of(f, old), entry);
 
     int64_t key = page << 2 | size;
     int64_t bucket = bucket_of(f, key);
-    t.keys[entry] = key;
-    t.chain[entry] = t.buckets[bucket];
-    t.buckets[bucket] = (int32_t)entry;
+    t->keys[entry] = key;
+    t->values[entry] = value;
+    t->chain[entry] = t->buckets[bucket];
+    t->buckets[bucket] = (int32_t)entry;
     make_newest(t, sentinel, entry);
 }
 

@@ -13,6 +13,9 @@
 
 #include "names.h"
 
+/* For what runs once or more an access; gcc would rather call what is large and inlined twice. */
+#define INLINE static inline __attribute__((always_inline))
+
 struct buddy {
     int32_t *next, *prev;
     int8_t *state, *pageblock;
@@ -21,7 +24,7 @@ struct buddy {
 };
 
 struct tlb {
-    int64_t *keys;
+    int64_t *keys, *values;
     int32_t *buckets, *chain, *newer, *older;
     int64_t *geometry;
     int64_t entries, levels;
@@ -29,13 +32,29 @@ struct tlb {
 
 struct page_tables {
     uint64_t *words;
+    int64_t *frames;
     int32_t *row_of;
     int64_t *control;
     int64_t machine_frames;
 };
 
+/* One level of the data caches; Python hands these numbers over by value. */
+struct rings {
+    int64_t first_tag, first_set, sets, ways, shift, hash_mask, victim;
+};
+
+struct data_cache {
+    int32_t *tags;
+    uint8_t *heads;
+    int64_t levels;
+    struct rings rings[3];
+};
+
 struct mmu {
-    int64_t *regions, *counters;
+    struct tlb tlb, words; /* words: the paging-structure caches */
+    int64_t *physical;
+    struct data_cache cache;
+    int64_t *slots, *regions, *control, *counters, *queue;
 };
 
 struct target {
@@ -45,10 +64,18 @@ struct target {
     int64_t arrays_length, array_shift;
 };
 
+struct beside {
+    struct target target;
+    int64_t *offsets;
+    int64_t offsets_length, gap;
+    int64_t *state, *counters;
+};
+
 int64_t twin_run_trace(const struct buddy *zone, const int64_t *requests, const int8_t *migratetypes, int64_t count,
                        int64_t *slots, int8_t *slot_orders);
 int64_t twin_count_misses(const struct tlb *tlb, const int64_t *pages, int64_t count, int64_t *misses);
-int64_t twin_access(const struct mmu *mmu, const struct tlb *tlb, const struct page_tables *tables,
-                    const struct target *target, const int64_t *offsets, int64_t count, bool write);
+int64_t twin_run_lines(const struct data_cache *cache, const int64_t *lines, int64_t count, int64_t *served);
+int64_t twin_access(const struct mmu *mmu, const struct page_tables *tables, const struct target *target,
+                    const int64_t *offsets, int64_t count, bool write, const struct beside *beside);
 
 #endif

@@ -74,6 +74,51 @@ class Cause(IntEnum):
     """Page-table words that walks loaded."""
     TLB_FAULT = 21
     """Accesses whose address no table maps."""
+    WALK_CACHE_HIT = 22
+    """Walks that a paging-structure cache let begin below the root; with physical tags, words that it held."""
+    ACCESSED_UPDATE = 23
+    """Accessed bits that walks set."""
+    DIRTY_UPDATE = 24
+    """Dirty bits that stores set, by a walk or after a TLB hit on a clean entry."""
+    DATA_LEVEL_1 = 25
+    """Data accesses by the cache level that served them, memory last; then page-array loads and walk references."""
+    DATA_LEVEL_2 = 26
+    DATA_LEVEL_3 = 27
+    DATA_MEMORY = 28
+    ARRAY_LEVEL_1 = 29
+    ARRAY_LEVEL_2 = 30
+    ARRAY_LEVEL_3 = 31
+    ARRAY_MEMORY = 32
+    WALK_LEVEL_1 = 33
+    WALK_LEVEL_2 = 34
+    WALK_LEVEL_3 = 35
+    WALK_MEMORY = 36
+    FILL_CONFLICT = 37
+    """First-level data misses in the set that the miss just before is filling, without a TLB miss to hide behind."""
+    PREFETCH_LINE = 38
+    """Lines that the stream prefetcher brought into the second level."""
+    PREFETCH_WALK = 39
+    """Walks of the next-page prefetcher."""
+    PREFETCH_REFERENCE = 40
+    """Page-table words that those walks loaded."""
+    TLB_INVALIDATION = 41
+    """Pages invalidated one by one (INVLPG)."""
+    TLB_FLUSH = 42
+    """Flushes of all entries, or of all that are not global."""
+    STRUCT_PAGE = 43
+    """``struct page`` descriptors prepared as parts of a compound page."""
+    PAGE_CLEARED = 44
+    """4 KiB pages zeroed."""
+    PAGE_COPIED = 45
+    """4 KiB pages copied."""
+    BACKGROUND_ACCESS = 46
+    """Accesses of other work between those of the stream."""
+    KERNEL_ENTRY = 47
+    """Entries into the kernel between accesses of the stream."""
+    FLUSH_CALL = 48
+    """Requests to flush a range of kernel addresses on all CPUs."""
+    INTERRUPT = 49
+    """Other CPUs that such a request had to interrupt."""
 
 
 COUNTERS = len(Cause)

@@ -1,44 +1,143 @@
-"""A CPU's way from virtual addresses to events: TLB levels, then a page walk, counted by cause.
+"""A CPU's way from virtual addresses to events: TLB, page walk and data caches, counted by cause.
 
-The loop is fused: it makes an address from an offset, translates it and counts, so that no array of addresses
-is ever built. Page sizes come from the page tables themselves, through a small table of regions that have been
-seen (a region of 2 MiB never holds more than one page size).
+The loop is fused: it makes an address from an offset, translates it and counts, so that no array of addresses is ever
+built. Page sizes come from the page tables themselves, through a small table of regions that have been seen (a region
+of 2 MiB never holds more than one page size). Walks begin where the paging-structure caches let them, and load the
+words of page tables through the same data caches as everything else.
+
+Translation does not depend on what the data caches hold. So the lines to load, of walks and of data, are queued in
+their order and loaded a few hundred at a time, which this machine does much faster than in turns with translation. Only
+a next-page prefetcher is set off by data misses: it needs the queue to be empty whenever a page's first or last line
+has been accessed.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from vckernels import entry
 from vckernels.causes import COUNTERS, Cause
-from vckernels.entry import PAGE_SHIFT
+from vckernels.datacache import LINE_SHIFT, MOST_LEVELS, DataCache, first_level_set, glance, load_line
+from vckernels.entry import PAGE_SHIFT, Fault
 from vckernels.jit import kernel, unsigned
-from vckernels.pagetable import PageTables, walk
-from vckernels.tlb import Field, Tlb, fill, flush, invalidate, lookup
+from vckernels.pagetable import (
+    ALL_PERMISSIONS,
+    PageTables,
+    is_canonical,
+    narrowed,
+    permission_fault,
+    row_at,
+    used,
+    walk,
+    word_fault,
+)
+from vckernels.pagetable import Control as PagingControl
+from vckernels.prefetch import LINES_IN_PAGE, Streams, new_streams, train
+from vckernels.tlb import (
+    DIRECTORY,
+    DIRTY,
+    EMPTY,
+    FRAME_SHIFT,
+    GLOBAL,
+    Field,
+    Tlb,
+    drop_directories,
+    drop_local,
+    fill,
+    find,
+    flush,
+    invalidate,
+    lookup,
+)
+from vckernels.walkcache import LOWEST, WalkCache, find_word, flush_walk_cache, keep_word
 
 REGIONS = 1 << 14
 REGION_PAGES_SHIFT = 9
 NO_REGION = -1
 UNMAPPED = 3
 """Stands for a page size where nothing is mapped."""
+PERMISSION_BITS = 3
+LINES_IN_PAGE_SHIFT = 6
+PAGE_BITS = (1 << 52) - 1
+NO_SET = -1
+
+QUEUE = 1 << 10
+"""Lines that wait for the data caches at most."""
+QUEUE_ROOM = 32
+"""Places kept free: more than one access ever queues."""
+KIND_BITS = 3
+AHEAD = 6
+"""How many lines ahead the queue is looked through for sets of the last cache level."""
+
+
+class Kind(IntEnum):
+    """What a queued line is loaded for: the lowest bits of its place in the queue."""
+
+    WALK = 0
+    ARRAY = 1
+    DATA_AFTER_MISS = 2
+    """Data whose translation missed the first-level TLB."""
+    DATA = 3
+    PREFETCH_WALK = 4
+
+
+class DataMode(IntEnum):
+    """How data accesses meet the data caches; walks and page arrays always go by physical address."""
+
+    PHYSICAL = 0
+    COLOUR_NEUTRAL = 1
+    """Indexed by page offset and number of the page in the working set, so that which frames it has does not matter."""
+    FIRST_LEVEL = 2
+    """Not at all: each costs a first-level hit."""
+
+
+class Control(IntEnum):
+    """Index into :attr:`Mmu.control`."""
+
+    DATA_MODE = 0
+    FREE_TRANSLATION = 1
+    """1: addresses are translated by magic, without TLB, walk or cost."""
+    STREAM_LINES = 2
+    """Lines that the stream prefetcher fetches ahead; 0 without one."""
+    NEXT_PAGE = 3
+    """1: the next-page prefetcher translates the page that a stream runs into."""
+    NEUTRAL_BASE = 4
+    """Line number that colour-neutral lines start from, above all lines of the machine."""
+    LAST_MISS_SET = 5
+    """First-level set that the last data access missed in, ``NO_SET`` if it hit."""
+    SEEN = 6
+    """What looking ahead has read; it means nothing, but must not be left out by the compiler."""
 
 
 class Mmu(NamedTuple):
-    """One CPU's translation state.
+    """One CPU's translation and cache state.
 
     Attributes
     ----------
     tlb : Tlb
+    walk_cache : WalkCache
+    data_cache : DataCache
+    streams : Streams
     regions : int64[REGIONS]
         ``region << 2 | size`` of 2 MiB regions seen, found by the region's low bits; ``NO_REGION`` if none.
+    control : int64[len(Control)]
     counters : int64[COUNTERS]
+    queue : int64[1 + QUEUE + QUEUE_ROOM + AHEAD]
+        How many lines wait, then each: its number above its :class:`Kind`. Empty between calls.
     """
 
     tlb: Tlb
+    walk_cache: WalkCache
+    data_cache: DataCache
+    streams: Streams
     regions: npt.NDArray[np.int64]
+    control: npt.NDArray[np.int64]
     counters: npt.NDArray[np.int64]
+    queue: npt.NDArray[np.int64]
 
 
 class Target(NamedTuple):
@@ -62,11 +161,24 @@ class Target(NamedTuple):
     array_shift: int
 
 
-def new_mmu(tlb: Tlb) -> Mmu:
+def new_mmu(tlb: Tlb, walk_cache: WalkCache, data_cache: DataCache) -> Mmu:
     """Return a CPU that has translated nothing yet; its TLB has one or two levels, as there are counters for two."""
     if tlb.geometry.shape[0] > Cause.WALK - Cause.FIRST_LEVEL_TLB_HIT:
         raise ValueError("hits of a third TLB level have no counter")
-    return Mmu(tlb, np.full(REGIONS, NO_REGION, np.int64), np.zeros(COUNTERS, np.int64))
+    if tlb.geometry[0, DIRECTORY, Field.SETS]:
+        raise ValueError("page-directory entries lie in the second TLB level or in the walk cache")
+    control = np.zeros(len(Control), np.int64)
+    control[Control.LAST_MISS_SET] = NO_SET
+    return Mmu(
+        tlb,
+        walk_cache,
+        data_cache,
+        new_streams(),
+        np.full(REGIONS, NO_REGION, np.int64),
+        control,
+        np.zeros(COUNTERS, np.int64),
+        np.zeros(1 + QUEUE + QUEUE_ROOM + AHEAD, np.int64),
+    )
 
 
 @kernel(inline=True)
@@ -85,72 +197,421 @@ def _page_size(mmu: Mmu, tables: PageTables, page: int) -> int:
 
 
 @kernel(inline=True)
-def _touch(mmu: Mmu, tables: PageTables, page: int, write: bool) -> bool:
+def _queue(mmu: Mmu, line: int, kind: int) -> None:
+    """Let a line wait for the data caches."""
+    waiting = mmu.queue[0] + 1
+    mmu.queue[0] = waiting
+    mmu.queue[unsigned(waiting)] = line << KIND_BITS | kind
+
+
+@kernel(inline=True)
+def _walk(mmu: Mmu, tables: PageTables, page: int, write: bool, prefetch: bool) -> tuple[int, int]:
+    """Walk the tables as the hardware does; return the TLB value (-1 on a fault) and the leaf's level.
+
+    Loads only what the paging-structure caches do not hold, through the data caches; sets accessed and dirty bits.
+    """
+    counters = mmu.counters
+    address = np.uint64(page << 12)
+    level = tables.control[PagingControl.LEVELS]
+    if not is_canonical(address, level):
+        return -1, 0
+    permissions = np.int64(ALL_PERMISSIONS)
+    frame = tables.frames[0]
+    row = np.int64(0)
+    directories = mmu.tlb.geometry.shape[0] > 1 and mmu.tlb.geometry[1, DIRECTORY, Field.SETS] != 0
+    physical = mmu.walk_cache.physical[0] != 0
+    if not physical:
+        for held in range(LOWEST, level + 1):
+            tag = page >> (9 * (held - 1))
+            value = np.int64(EMPTY)
+            if held == LOWEST and directories:
+                at = lookup(mmu.tlb, 1, tag, DIRECTORY)
+                if at != EMPTY:
+                    value = mmu.tlb.values[unsigned(at)]
+            else:
+                value = find_word(mmu.walk_cache, tag, held)
+            if value != EMPTY:
+                counters[Cause.WALK_CACHE_HIT] += 1
+                frame = value >> PERMISSION_BITS
+                row = row_at(tables, frame)
+                permissions = value & ALL_PERMISSIONS
+                level = held - 1
+                break
+    while True:
+        index = entry.table_index(address, level)
+        tag = frame << 9 | index
+        if physical and level >= LOWEST:
+            value = find_word(mmu.walk_cache, tag, LOWEST)
+            if value != EMPTY:
+                counters[Cause.WALK_CACHE_HIT] += 1
+                frame = value >> PERMISSION_BITS
+                row = row_at(tables, frame)
+                permissions &= value
+                level -= 1
+                continue
+        # A frame that holds no table reads as zeros: memory that nobody wrote.
+        word = tables.words[unsigned(row), unsigned(index)] if row >= 0 else entry.ZERO
+        if prefetch:
+            counters[Cause.PREFETCH_REFERENCE] += 1
+            _queue(mmu, tag >> 3, Kind.PREFETCH_WALK)
+        else:
+            counters[Cause.WALK_REFERENCE] += 1
+            _queue(mmu, tag >> 3, Kind.WALK)
+        if word_fault(tables, word, level) != Fault.NONE:
+            return -1, level
+        permissions = narrowed(permissions, word, tables.control[PagingControl.NO_EXECUTE] != 0)
+        if entry.is_leaf(word, level):
+            break
+        if word & entry.ACCESSED == entry.ZERO:
+            tables.words[unsigned(row), unsigned(index)] = word | entry.ACCESSED
+            counters[Cause.ACCESSED_UPDATE] += 1
+        frame = entry.frame_of(word)
+        row = row_at(tables, frame)
+        if physical:
+            own = narrowed(np.int64(ALL_PERMISSIONS), word, tables.control[PagingControl.NO_EXECUTE] != 0)
+            keep_word(mmu.walk_cache, tag, LOWEST, frame << PERMISSION_BITS | own)
+        elif level == LOWEST and directories:
+            fill(mmu.tlb, 1, page >> 9, DIRECTORY, frame << PERMISSION_BITS | permissions)
+        else:
+            keep_word(mmu.walk_cache, page >> (9 * (level - 1)), level, frame << PERMISSION_BITS | permissions)
+        level -= 1
+    if permission_fault(tables, permissions, write, False, False) != Fault.NONE:
+        return -1, level
+    wanted = used(word, write)
+    if wanted != word:
+        tables.words[unsigned(row), unsigned(index)] = wanted
+        if word & entry.ACCESSED == entry.ZERO:
+            counters[Cause.ACCESSED_UPDATE] += 1
+        if write and word & entry.DIRTY == entry.ZERO:
+            counters[Cause.DIRTY_UPDATE] += 1
+    value = entry.leaf_frame(wanted, level) << FRAME_SHIFT
+    if wanted & entry.DIRTY != entry.ZERO:
+        value |= DIRTY
+    if wanted & entry.GLOBAL != entry.ZERO:
+        value |= GLOBAL
+    return value, level
+
+
+@kernel
+def _set_dirty(mmu: Mmu, tables: PageTables, page: int, size: int) -> bool:
+    """Set the dirty bit of a page whose TLB entry a store has hit; return whether the store is allowed.
+
+    The leaf word is loaded once, like a walk's; the entries of every level learn of it.
+    """
+    address = np.uint64(page << 12)
+    row = np.int64(0)
+    permissions = np.int64(ALL_PERMISSIONS)
+    level = tables.control[PagingControl.LEVELS]
+    while True:
+        index = entry.table_index(address, level)
+        word = tables.words[unsigned(row), unsigned(index)]
+        permissions = narrowed(permissions, word, False)
+        if level == size + 1:
+            break
+        row = row_at(tables, entry.frame_of(word))
+        level -= 1
+    mmu.counters[Cause.WALK_REFERENCE] += 1
+    _queue(mmu, (tables.frames[row] << 9 | index) >> 3, Kind.WALK)
+    if permission_fault(tables, permissions, True, False, False) != Fault.NONE:
+        return False
+    tables.words[unsigned(row), unsigned(index)] = used(word, True)
+    mmu.counters[Cause.DIRTY_UPDATE] += 1
+    for at in range(mmu.tlb.geometry.shape[0]):
+        held = find(mmu.tlb, at, page >> (9 * size), size)
+        if held != EMPTY:
+            mmu.tlb.values[unsigned(held)] |= DIRTY
+    return True
+
+
+@kernel(inline=True)
+def _translate(mmu: Mmu, tables: PageTables, page: int, write: bool) -> tuple[int, int, bool]:
     """Translate one access to a 4K page number (the upper 52 bits of an address) and count how.
 
-    Returns whether the first level now holds the page. What no table maps costs a walk too.
+    Returns
+    -------
+    frame : int
+        4 KiB frame, -1 on a fault.
+    missed : int
+        TLB levels that missed.
+    reusable : bool
+        The first level now holds the page, known dirty if this was a store.
     """
     tlb = mmu.tlb
     counters = mmu.counters
+    if mmu.control[Control.FREE_TRANSLATION] != 0:
+        frame, _, _, _ = walk(tables, np.uint64(page << 12), write, False, False, False)
+        return frame, 0, False
     size = _page_size(mmu, tables, page)
     number = page >> (9 * size)
     levels = tlb.geometry.shape[0]
     # No level holds what is not mapped; the walk finds that out.
     missed = levels if size == UNMAPPED else 0
-    while missed < levels and not lookup(tlb, missed, number, size):
+    at = np.int64(EMPTY)
+    while missed < levels:
+        at = lookup(tlb, missed, number, size)
+        if at != EMPTY:
+            break
         missed += 1
     if missed == levels:
-        _, _, references, fault = walk(tables, np.uint64(page << 12), write, False, False, True)
         counters[Cause.WALK] += 1
-        counters[Cause.WALK_REFERENCE] += references
-        if fault != 0:
+        value, _ = _walk(mmu, tables, page, write, False)
+        if value < 0:
             counters[Cause.TLB_FAULT] += 1
-            return False
+            return -1, missed, False
     else:
         counters[unsigned(Cause.FIRST_LEVEL_TLB_HIT + missed)] += 1
+        value = tlb.values[unsigned(at)]
+        if write and value & DIRTY == 0:
+            if not _set_dirty(mmu, tables, page, size):
+                counters[Cause.TLB_FAULT] += 1
+                return -1, missed, False
+            value |= DIRTY
     for level in range(missed):
-        fill(tlb, level, number, size)
-    return tlb.geometry[0, size, Field.SETS] != 0
+        fill(tlb, level, number, size, value)
+    frame = (value >> FRAME_SHIFT) + (page & ((np.int64(1) << (9 * size)) - 1))
+    return frame, missed, tlb.geometry[0, unsigned(size), Field.SETS] != 0
 
 
 @kernel
-def access(mmu: Mmu, tables: PageTables, target: Target, offsets: npt.NDArray[np.int64], write: bool) -> None:
+def _prefetch_page(mmu: Mmu, tables: PageTables, page: int) -> None:
+    """Bring the translation of a page into the TLB if it is not there; what is not mapped is walked for in vain."""
+    size = _page_size(mmu, tables, page)
+    number = page >> (9 * size)
+    levels = mmu.tlb.geometry.shape[0]
+    if size != UNMAPPED:
+        for level in range(levels):
+            if find(mmu.tlb, level, number, size) != EMPTY:
+                return
+    mmu.counters[Cause.PREFETCH_WALK] += 1
+    value, _ = _walk(mmu, tables, page, False, True)
+    if value >= 0:
+        for level in range(levels):
+            fill(mmu.tlb, level, number, size, value)
+
+
+@kernel
+def _fetch_ahead(mmu: Mmu, line: int, direction: int) -> None:
+    """Fetch the lines that a stream which has reached a line will need, inside its 4 KiB page."""
+    within = line & (LINES_IN_PAGE - 1)
+    for ahead in range(1, mmu.control[Control.STREAM_LINES] + 1):
+        wanted = within + direction * ahead
+        if 0 <= wanted < LINES_IN_PAGE and load_line(mmu.data_cache, line + direction * ahead, 1) != 1:
+            mmu.counters[Cause.PREFETCH_LINE] += 1
+
+
+@kernel
+def _drain(mmu: Mmu) -> int:
+    """Load all lines that wait, in order, and train the prefetchers.
+
+    Returns 1 or -1 if the last one is data that takes a stream out of its page upwards or downwards, else 0.
+    """
+    cache = mmu.data_cache
+    counters = mmu.counters
+    queue = mmu.queue
+    last_miss = mmu.control[Control.LAST_MISS_SET]
+    trains = mmu.control[Control.STREAM_LINES] != 0 or mmu.control[Control.NEXT_PAGE] != 0
+    seen = np.int64(0)
+    leaving = np.int64(0)
+    waiting = queue[0]
+    for at in range(1, waiting + 1):
+        seen ^= glance(cache, queue[unsigned(at + AHEAD)] >> KIND_BITS)
+        line = queue[unsigned(at)] >> KIND_BITS
+        kind = queue[unsigned(at)] & ((1 << KIND_BITS) - 1)
+        served = load_line(cache, line, 0)
+        column = served if served < cache.levels else np.int64(MOST_LEVELS)
+        if kind == Kind.WALK:
+            counters[unsigned(Cause.WALK_LEVEL_1 + column)] += 1
+        elif kind == Kind.ARRAY:
+            counters[unsigned(Cause.ARRAY_LEVEL_1 + column)] += 1
+        elif kind != Kind.PREFETCH_WALK:
+            counters[unsigned(Cause.DATA_LEVEL_1 + column)] += 1
+            leaving = np.int64(0)
+            if served == 0:
+                last_miss = np.int64(NO_SET)
+                continue
+            place = first_level_set(cache, line)
+            if kind == Kind.DATA and place == last_miss:
+                counters[Cause.FILL_CONFLICT] += 1
+            last_miss = place
+            if trains:
+                within = line & (LINES_IN_PAGE - 1)
+                direction = train(mmu.streams, line >> LINES_IN_PAGE_SHIFT, within)
+                if direction != 0:
+                    _fetch_ahead(mmu, line, direction)
+                    if not 0 <= within + direction < LINES_IN_PAGE:
+                        leaving = direction
+    queue[0] = 0
+    mmu.control[Control.LAST_MISS_SET] = last_miss
+    mmu.control[Control.SEEN] = seen
+    return leaving
+
+
+@kernel(inline=True)
+def _finish(mmu: Mmu, tables: PageTables, page: int) -> bool:
+    """Load what waits and let the next-page prefetcher follow; return whether it walked.
+
+    ``page`` is that of the last data access.
+    """
+    direction = _drain(mmu)
+    if direction == 0 or mmu.control[Control.NEXT_PAGE] == 0 or mmu.control[Control.FREE_TRANSLATION] != 0:
+        return False
+    before = mmu.counters[Cause.PREFETCH_WALK]
+    _prefetch_page(mmu, tables, (page + direction) & PAGE_BITS)
+    if mmu.counters[Cause.PREFETCH_WALK] == before:
+        return False
+    _drain(mmu)
+    return True
+
+
+@kernel(inline=True)
+def _is_due(mmu: Mmu, address: int) -> bool:
+    """Return whether what waits must be loaded now: the queue is full, or a stream may be leaving its page."""
+    if mmu.queue[0] >= QUEUE:
+        return True
+    within = (address >> LINE_SHIFT) & (LINES_IN_PAGE - 1)
+    return mmu.control[Control.NEXT_PAGE] != 0 and (within == 0 or within == LINES_IN_PAGE - 1)
+
+
+class Beside(NamedTuple):
+    """Other work on the same CPU, which shares TLB and caches with a stream.
+
+    Attributes
+    ----------
+    target : Target
+        Its pages; never open-coded.
+    offsets : int64[m]
+        Gone through in turn, over and over.
+    gap : int
+        One such access follows every ``gap`` accesses of the stream; 0: none.
+    state : int64[2]
+        Accesses of the stream since the last one, and the place in ``offsets``.
+    counters : int64[COUNTERS]
+        What it counts, apart from the stream's events.
+    """
+
+    target: Target
+    offsets: npt.NDArray[np.int64]
+    gap: int
+    state: npt.NDArray[np.int64]
+    counters: npt.NDArray[np.int64]
+
+
+def no_target() -> Target:
+    """Return a target without pages."""
+    return Target(np.empty(0, np.uint64), 0, np.empty(0, np.uint64), 0)
+
+
+def nothing_beside() -> Beside:
+    """Return the absence of other work."""
+    return Beside(no_target(), np.empty(0, np.int64), 0, np.zeros(2, np.int64), np.zeros(COUNTERS, np.int64))
+
+
+@kernel
+def access_beside(mmu: Mmu, tables: PageTables, beside: Beside, count: int) -> None:
+    """Do ``count`` accesses of other work, loads; its data goes by physical address in every data mode."""
+    other = Mmu(
+        mmu.tlb,
+        mmu.walk_cache,
+        mmu.data_cache,
+        mmu.streams,
+        mmu.regions,
+        mmu.control,
+        beside.counters,
+        mmu.queue,
+    )
+    target = beside.target
+    within = (np.int64(1) << target.shift) - 1
+    last_miss = mmu.control[Control.LAST_MISS_SET]
+    page = np.int64(0)
+    for _ in range(count):
+        offset = beside.offsets[unsigned(beside.state[1])]
+        beside.state[1] = (beside.state[1] + 1) % len(beside.offsets)
+        address = np.int64(target.bases[unsigned(offset >> target.shift)]) + (offset & within)
+        page = (address >> 12) & PAGE_BITS
+        frame, _, _ = _translate(other, tables, page, False)
+        if frame >= 0:
+            line = frame << LINES_IN_PAGE_SHIFT | ((address >> LINE_SHIFT) & (LINES_IN_PAGE - 1))
+            # Whether it follows a miss in the same set is not asked of other work.
+            _queue(mmu, line, Kind.DATA_AFTER_MISS)
+        beside.counters[Cause.DATA_ACCESS] += 1
+        if _is_due(mmu, address):
+            _finish(other, tables, page)
+    _finish(other, tables, page)
+    mmu.control[Control.LAST_MISS_SET] = last_miss
+    mmu.counters[Cause.BACKGROUND_ACCESS] += count
+
+
+@kernel
+def access(
+    mmu: Mmu, tables: PageTables, target: Target, offsets: npt.NDArray[np.int64], write: bool, beside: Beside
+) -> None:
     """Access each offset in turn.
 
     Parameters
     ----------
     mmu : Mmu
-        Mutated: TLB state and counters.
+        Mutated: all its state and counters.
     tables : PageTables
-        Walks set accessed and dirty bits. A store that hits an entry sets none: kernel leaves are born dirty.
+        Accessed and dirty bits are set.
     target : Target
         Read.
     offsets : int64[n]
         Byte offsets, 0 or more, inside the target.
     write : bool
         Stores rather than loads (page-array words are always loaded).
+    beside : Beside
+        Other work between these accesses; its state and counters are mutated.
     """
     within = (np.int64(1) << target.shift) - 1
     array_within = (np.int64(1) << target.array_shift) - 1
     open_coded = len(target.arrays) > 0
-    page_bits = (np.int64(1) << 52) - 1
+    mode = mmu.control[Control.DATA_MODE]
+    neutral = mmu.control[Control.NEUTRAL_BASE]
     last = np.int64(-1)
+    page = np.int64(0)
+    frame = np.int64(-1)
     repeated = 0
     for i in range(len(offsets)):
+        if beside.gap > 0:
+            if beside.state[0] == beside.gap:
+                beside.state[0] = 0
+                _finish(mmu, tables, page)
+                access_beside(mmu, tables, beside, 1)
+                last = np.int64(-1)
+            beside.state[0] += 1
         offset = offsets[i]
         if open_coded:
             place = (
                 np.int64(target.arrays[unsigned(offset >> target.array_shift)]) + ((offset & array_within) >> 12) * 8
             )
-            _touch(mmu, tables, (place >> 12) & page_bits, False)
-            last = -1
+            found, _, _ = _translate(mmu, tables, (place >> 12) & PAGE_BITS, False)
+            if found >= 0:
+                line = found << LINES_IN_PAGE_SHIFT | ((place >> LINE_SHIFT) & (LINES_IN_PAGE - 1))
+                _queue(mmu, line, Kind.ARRAY)
+            last = np.int64(-1)
         address = np.int64(target.bases[unsigned(offset >> target.shift)]) + (offset & within)
-        page = (address >> 12) & page_bits
+        page = (address >> 12) & PAGE_BITS
+        kind = np.int64(Kind.DATA)
         if page == last:
             # The page just used is the first level's most recent entry: a hit that changes nothing.
             repeated += 1
-            continue
-        last = page if _touch(mmu, tables, page, write) else -1
+        else:
+            frame, missed, reusable = _translate(mmu, tables, page, write)
+            if missed != 0:
+                kind = np.int64(Kind.DATA_AFTER_MISS)
+            last = page if reusable else np.int64(-1)
+        if frame >= 0:
+            if mode == DataMode.FIRST_LEVEL:
+                mmu.counters[Cause.DATA_LEVEL_1] += 1
+                mmu.control[Control.LAST_MISS_SET] = NO_SET
+            elif mode == DataMode.PHYSICAL:
+                _queue(mmu, frame << LINES_IN_PAGE_SHIFT | ((address >> LINE_SHIFT) & (LINES_IN_PAGE - 1)), kind)
+            else:
+                _queue(mmu, neutral + (offset >> LINE_SHIFT), kind)
+        if _is_due(mmu, address) and _finish(mmu, tables, page):
+            # The prefetched page is the most recent now.
+            last = np.int64(-1)
+    _finish(mmu, tables, page)
     mmu.counters[Cause.FIRST_LEVEL_TLB_HIT] += repeated
     mmu.counters[Cause.DATA_ACCESS] += len(offsets)
     if open_coded:
@@ -158,15 +619,49 @@ def access(mmu: Mmu, tables: PageTables, target: Target, offsets: npt.NDArray[np
 
 
 @kernel
+def leave_cleared(mmu: Mmu, frames: npt.NDArray[np.int64], first: int) -> None:
+    """Leave the data caches as clearing 4 KiB pages in turn does; counts nothing.
+
+    Parameters
+    ----------
+    mmu : Mmu
+        Its data caches are mutated, as its data mode says.
+    frames : int64[n]
+        The pages.
+    first : int
+        Number of the first of them in the working set.
+    """
+    mode = mmu.control[Control.DATA_MODE]
+    for i in range(len(frames)):
+        start = frames[i] << LINES_IN_PAGE_SHIFT
+        if mode == DataMode.COLOUR_NEUTRAL:
+            start = mmu.control[Control.NEUTRAL_BASE] + ((first + i) << LINES_IN_PAGE_SHIFT)
+        if mode != DataMode.FIRST_LEVEL:
+            for line in range(LINES_IN_PAGE):
+                load_line(mmu.data_cache, start + line, 0)
+
+
+@kernel
 def flush_all(mmu: Mmu) -> None:
-    """Forget every translation."""
+    """Forget every translation; the data caches keep what they hold."""
     flush(mmu.tlb)
+    flush_walk_cache(mmu.walk_cache)
     mmu.regions[:] = NO_REGION
 
 
 @kernel
+def flush_local(mmu: Mmu) -> None:
+    """Forget every translation that is not global, as a write to CR3 does (Intel SDM volume 3A, 4.10.4.1)."""
+    drop_local(mmu.tlb)
+    flush_walk_cache(mmu.walk_cache)
+
+
+@kernel
 def invalidate_range(mmu: Mmu, address: np.uint64, count: int, level: int) -> int:
-    """Drop ``count`` pages of a leaf level from an address on; return how many entries were dropped."""
+    """Drop ``count`` pages of a leaf level from an address on; return how many entries were dropped.
+
+    Each is an INVLPG, which forgets all paging-structure caches too (Intel SDM volume 3A, 4.10.4.1).
+    """
     dropped = 0
     page = np.int64(address >> PAGE_SHIFT)
     step = np.int64(1) << (9 * (level - 1))
@@ -177,4 +672,7 @@ def invalidate_range(mmu: Mmu, address: np.uint64, count: int, level: int) -> in
             slot = region & (REGIONS - 1)
             if mmu.regions[unsigned(slot)] >> 2 == region:
                 mmu.regions[unsigned(slot)] = NO_REGION
+    if count > 0:
+        drop_directories(mmu.tlb)
+        flush_walk_cache(mmu.walk_cache)
     return dropped

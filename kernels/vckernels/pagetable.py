@@ -116,6 +116,76 @@ def is_canonical(address: np.uint64, levels: int) -> bool:
     return top == 0 or top == -1
 
 
+WRITABLE = 1
+ACCESSIBLE = 2
+EXECUTABLE = 4
+ALL_PERMISSIONS = WRITABLE | ACCESSIBLE | EXECUTABLE
+"""What a walk may do so far: writable and accessible to the user if all words say so, executable if none forbids it."""
+
+
+@kernel(inline=True)
+def word_fault(tables: PageTables, word: np.uint64, level: int) -> int:
+    """Return the fault of a walk that loads a word at a level: not present, reserved bit or none."""
+    control = tables.control
+    if word & entry.PRESENT == entry.ZERO:
+        return np.int64(Fault.NOT_PRESENT)
+    reserved = entry.reserved_bits(
+        word,
+        level,
+        control[Control.PHYSICAL_BITS],
+        control[Control.GIGABYTE_PAGES] != 0,
+        control[Control.NO_EXECUTE] != 0,
+    )
+    return np.int64(Fault.RESERVED_BIT if reserved != entry.ZERO else Fault.NONE)
+
+
+@kernel(inline=True)
+def narrowed(permissions: int, word: np.uint64, no_execute: bool) -> int:
+    """Return what of some permissions is left after one more word."""
+    if word & entry.WRITABLE == entry.ZERO:
+        permissions &= ~WRITABLE
+    if word & entry.USER == entry.ZERO:
+        permissions &= ~ACCESSIBLE
+    if no_execute and word & entry.NO_EXECUTE != entry.ZERO:
+        permissions &= ~EXECUTABLE
+    return permissions
+
+
+@kernel(inline=True)
+def permission_fault(tables: PageTables, permissions: int, write: bool, user: bool, fetch: bool) -> int:
+    """Return the fault of an access to a page that a walk reached with some permissions."""
+    control = tables.control
+    accessible = permissions & ACCESSIBLE != 0
+    fault = np.int64(Fault.NONE)
+    if user and not accessible:
+        fault = np.int64(Fault.USER)
+    elif fetch and permissions & EXECUTABLE == 0:
+        fault = np.int64(Fault.FETCH)
+    elif fetch and not user and accessible and control[Control.SMEP]:
+        fault = np.int64(Fault.SUPERVISOR_FETCH)
+    elif not fetch and not user and accessible and control[Control.SMAP]:
+        fault = np.int64(Fault.SUPERVISOR_ACCESS)
+    elif write and permissions & WRITABLE == 0 and (user or control[Control.WRITE_PROTECT]):
+        fault = np.int64(Fault.WRITE)
+    return fault
+
+
+@kernel(inline=True)
+def used(word: np.uint64, write: bool) -> np.uint64:
+    """Return a leaf word as an access leaves it: accessed, and dirty after a store."""
+    word |= entry.ACCESSED
+    if write:
+        word |= entry.DIRTY
+    return word
+
+
+@kernel(inline=True)
+def page_frame(leaf: np.uint64, address: np.uint64, level: int) -> int:
+    """Return the 4 KiB frame of an address inside the page that a leaf maps."""
+    below = (np.uint64(1) << entry.level_shift(level)) - np.uint64(1)
+    return entry.leaf_frame(leaf, level) + np.int64((address & below) >> entry.PAGE_SHIFT)
+
+
 @kernel(inline=True)
 def walk(
     tables: PageTables, address: np.uint64, write: bool, user: bool, fetch: bool, update: bool
@@ -148,10 +218,7 @@ def walk(
     levels = control[Control.LEVELS]
     if not is_canonical(address, levels):
         return -1, 0, 0, np.int64(Fault.NON_CANONICAL)
-    no_execute = control[Control.NO_EXECUTE] != 0
-    writable = True
-    accessible = True
-    executable = True
+    permissions = np.int64(ALL_PERMISSIONS)
     row = 0
     references = 0
     level = levels
@@ -159,18 +226,10 @@ def walk(
         index = entry.table_index(address, level)
         word = tables.words[unsigned(row), unsigned(index)]
         references += 1
-        if word & entry.PRESENT == entry.ZERO:
-            return -1, level, references, np.int64(Fault.NOT_PRESENT)
-        if (
-            entry.reserved_bits(
-                word, level, control[Control.PHYSICAL_BITS], control[Control.GIGABYTE_PAGES] != 0, no_execute
-            )
-            != entry.ZERO
-        ):
-            return -1, level, references, np.int64(Fault.RESERVED_BIT)
-        writable = writable and word & entry.WRITABLE != entry.ZERO
-        accessible = accessible and word & entry.USER != entry.ZERO
-        executable = executable and (not no_execute or word & entry.NO_EXECUTE == entry.ZERO)
+        fault = word_fault(tables, word, level)
+        if fault != Fault.NONE:
+            return -1, level, references, fault
+        permissions = narrowed(permissions, word, control[Control.NO_EXECUTE] != 0)
         if entry.is_leaf(word, level):
             break
         if update and word & entry.ACCESSED == entry.ZERO:
@@ -180,28 +239,14 @@ def walk(
             # The word names a frame that holds no table; memory that nobody wrote reads as not present.
             return -1, level - 1, references + 1, np.int64(Fault.NOT_PRESENT)
         level -= 1
-    fault = np.int64(Fault.NONE)
-    if user and not accessible:
-        fault = np.int64(Fault.USER)
-    elif fetch and not executable:
-        fault = np.int64(Fault.FETCH)
-    elif fetch and not user and accessible and control[Control.SMEP]:
-        fault = np.int64(Fault.SUPERVISOR_FETCH)
-    elif not fetch and not user and accessible and control[Control.SMAP]:
-        fault = np.int64(Fault.SUPERVISOR_ACCESS)
-    elif write and not writable and (user or control[Control.WRITE_PROTECT]):
-        fault = np.int64(Fault.WRITE)
+    fault = permission_fault(tables, permissions, write, user, fetch)
     if fault != Fault.NONE:
         return -1, level, references, fault
     if update:
-        wanted = word | entry.ACCESSED
-        if write:
-            wanted |= entry.DIRTY
+        wanted = used(word, write)
         if wanted != word:
             tables.words[unsigned(row), unsigned(index)] = wanted
-    below = (np.uint64(1) << entry.level_shift(level)) - np.uint64(1)
-    inside = np.int64((address & below) >> entry.PAGE_SHIFT)
-    return entry.leaf_frame(word, level) + inside, level, references, fault
+    return page_frame(word, address, level), level, references, fault
 
 
 @kernel
@@ -269,9 +314,41 @@ def _is_range(tables: PageTables, address: np.uint64, count: int, level: int) ->
     return last >= address and is_canonical(address, levels) and is_canonical(last, levels)
 
 
+@kernel(inline=True)
+def _tables_without_leaf(tables: PageTables, row: int, level: int) -> int:
+    """Return how many tables a table of level 1 or 2 is with those below it, or -1 if a leaf is among them."""
+    found = 1
+    for i in range(ENTRIES):
+        word = tables.words[row, i]
+        if word & entry.PRESENT == entry.ZERO:
+            continue
+        below = -1 if entry.is_leaf(word, level) else row_at(tables, entry.frame_of(word))
+        if below < 0:
+            return -1
+        for j in range(ENTRIES):
+            if tables.words[below, j] & entry.PRESENT != entry.ZERO:
+                return -1
+        found += 1
+    return found
+
+
+@kernel(inline=True)
+def _empty_tables_at(tables: PageTables, word: np.uint64, level: int) -> int:
+    """Return how many empty tables a word of a level's table stands for, or -1 if a leaf is present there."""
+    if word & entry.PRESENT == entry.ZERO:
+        return 0
+    if entry.is_leaf(word, level):
+        return -1
+    row = row_at(tables, entry.frame_of(word))
+    return _tables_without_leaf(tables, row, level - 1) if row >= 0 else -1
+
+
 @kernel
 def survey(tables: PageTables, address: np.uint64, count: int, level: int) -> int:
     """Return how many tables mapping a range would add, or minus a status if it cannot be mapped.
+
+    Empty tables in the place of leaves are no obstacle and not in the answer: :func:`survey_empty_tables` counts them,
+    :func:`remove_empty_tables` takes them away before the range is mapped.
 
     Parameters
     ----------
@@ -299,7 +376,7 @@ def survey(tables: PageTables, address: np.uint64, count: int, level: int) -> in
             return -np.int64(Status.ALREADY_MAPPED)
         if at == level:
             for i in range(index, index + part):
-                if tables.words[row, i] & entry.PRESENT != entry.ZERO:
+                if _empty_tables_at(tables, tables.words[row, i], level) < 0:
                     return -np.int64(Status.ALREADY_MAPPED)
         else:
             for below in range(level, at):
@@ -308,6 +385,132 @@ def survey(tables: PageTables, address: np.uint64, count: int, level: int) -> in
                     missing += 1
         done += part
     return missing
+
+
+@kernel
+def survey_empty_tables(tables: PageTables, address: np.uint64, count: int, level: int) -> int:
+    """Return how many empty tables stand where the leaves of a range that :func:`survey` found free would go."""
+    shift = entry.level_shift(level)
+    found = 0
+    done = 0
+    while done < count:
+        here = address + (np.uint64(done) << shift)
+        index = entry.table_index(here, level)
+        part = min(count - done, ENTRIES - index)
+        row, at = _descend(tables, here, level)
+        if at == level:
+            for i in range(index, index + part):
+                found += _empty_tables_at(tables, tables.words[row, i], level)
+        done += part
+    return found
+
+
+@kernel(inline=True)
+def _drop_row(tables: PageTables, row: int) -> None:
+    """Forget a table other than the root; the last row takes its place, since words name frames and not rows."""
+    last = tables.control[Control.TABLES] - 1
+    first_frame = tables.control[Control.FIRST_FRAME]
+    tables.row_of[tables.frames[row] - first_frame] = -1
+    if row != last:
+        for i in range(ENTRIES):
+            tables.words[row, i] = tables.words[last, i]
+        tables.frames[row] = tables.frames[last]
+        tables.row_of[tables.frames[row] - first_frame] = row
+    tables.frames[last] = -1
+    tables.control[Control.TABLES] = last
+
+
+@kernel
+def remove_empty_tables(
+    tables: PageTables, address: np.uint64, count: int, level: int, frames: npt.NDArray[np.int64]
+) -> int:
+    """Take empty tables out of the places of a range's leaves; return how many words were cleared.
+
+    Linux does so before it writes a larger leaf, and flushes all CPUs' cached words (``arch/x86/mm/pgtable.c``:
+    ``pmd_free_pte_page``, ``pud_free_pmd_page``). Rows move: whatever kept a row or a word must forget it.
+
+    Parameters
+    ----------
+    tables : PageTables
+        Mutated: a word is cleared for each table; the tables in use stay dense.
+    address : uint64
+    count, level : int
+        A range that :func:`survey` found free.
+    frames : int64[k]
+        Written: frames of the tables, lower ones before those that named them; as many as :func:`survey_empty_tables`
+        said. They are the caller's to free.
+    """
+    shift = entry.level_shift(level)
+    removed = 0
+    for i in range(count):
+        here = address + (np.uint64(i) << shift)
+        row, at = _descend(tables, here, level)
+        if at != level:
+            continue
+        index = entry.table_index(here, level)
+        word = tables.words[row, index]
+        if word & entry.PRESENT == entry.ZERO:
+            continue
+        frame = entry.frame_of(word)
+        for j in range(ENTRIES):
+            # Looked up anew each time: dropping a row may have moved this table.
+            table = row_at(tables, frame)
+            below = tables.words[table, j]
+            if below & entry.PRESENT != entry.ZERO:
+                tables.words[table, j] = entry.ZERO
+                frames[removed] = entry.frame_of(below)
+                removed += 1
+                _drop_row(tables, row_at(tables, entry.frame_of(below)))
+        row, _ = _descend(tables, here, level)
+        tables.words[row, index] = entry.ZERO
+        frames[removed] = frame
+        removed += 1
+        _drop_row(tables, row_at(tables, frame))
+    tables.counters[Cause.ENTRY_WRITE] += removed
+    return removed
+
+
+@kernel
+def remove_newest_tables(
+    tables: PageTables, address: np.uint64, count: int, level: int, keep: int, frames: npt.NDArray[np.int64]
+) -> None:
+    """Undo what mapping a range did to the tree: take out the tables of all rows from ``keep`` on.
+
+    Parameters
+    ----------
+    tables : PageTables
+        Mutated. Nothing was added or removed since the range was mapped, and its leaves are cleared.
+    address : uint64
+    count, level : int
+        The range.
+    keep : int
+        Tables before the range was mapped.
+    frames : int64[tables - keep]
+        Written: frames of the tables, the caller's to free.
+    """
+    shift = entry.level_shift(level)
+    done = 0
+    while done < count:
+        here = address + (np.uint64(done) << shift)
+        row = 0
+        at = tables.control[Control.LEVELS]
+        # Down to the last table that stays: only its word for a new one is left behind.
+        while at > level:
+            index = entry.table_index(here, at)
+            word = tables.words[row, index]
+            if word & entry.PRESENT == entry.ZERO:
+                break
+            below = row_at(tables, entry.frame_of(word))
+            if below >= keep:
+                tables.words[row, index] = entry.ZERO
+                tables.counters[Cause.ENTRY_WRITE] += 1
+                break
+            row = below
+            at -= 1
+        done += min(count - done, ENTRIES - entry.table_index(here, level))
+    for number in range(tables.control[Control.TABLES] - 1, keep - 1, -1):
+        frames[number - keep] = tables.frames[number]
+        _drop_row(tables, number)
 
 
 @kernel
@@ -321,6 +524,8 @@ def map_range(
     new_frames: npt.NDArray[np.int64],
 ) -> int:
     """Write leaves for a range that :func:`survey` found free; return how many entries were written.
+
+    Empty tables in the place of leaves were removed (:func:`remove_empty_tables`).
 
     Parameters
     ----------

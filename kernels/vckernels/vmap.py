@@ -1,4 +1,4 @@
-"""The vmalloc area: address ranges with guard pages, first fit at the lowest address.
+"""The vmalloc area: address ranges with guard pages, first fit at the lowest address, aligned if asked.
 
 Ranges in use are kept in one search tree by address. Each node also knows the gap below it and the largest
 gap of its subtree, so the lowest gap that fits is found in logarithmic time (Linux ``mm/vmalloc.c`` does the
@@ -170,42 +170,81 @@ def find(areas: Areas, page: int) -> int:
     return NONE
 
 
-@kernel
-def reserve(areas: Areas, pages: int) -> int:
-    """Reserve the lowest gap of at least ``pages`` pages; return its first page.
+@kernel(inline=True)
+def _aligned_start(areas: Areas, node: int, alignment: int) -> int:
+    """Return the first multiple of a power of two in the gap below a node, or past it."""
+    return (areas.start[node] - areas.gap[node] + alignment - 1) & -alignment
 
-    Returns minus a status, with nothing changed: ``NO_SPACE`` where no gap is large enough (or ``pages`` is below 1),
-    ``NO_CAPACITY`` where all nodes are in use.
-    """
+
+@kernel(inline=True)
+def _lowest_fit(areas: Areas, pages: int, alignment: int) -> int:
+    """Return the leftmost node whose gap holds ``pages`` from a multiple of ``alignment`` on, or ``NONE``."""
     above = areas.places[Place.ROOT]
-    if pages < 1 or areas.largest[above] < pages:
-        return -np.int64(Status.NO_SPACE)
-    node = areas.places[Place.SPARE]
-    if node != NONE:
-        areas.places[Place.SPARE] = np.int64(areas.left[node])
-    elif areas.places[Place.USED] < len(areas.start):
-        node = areas.places[Place.USED]
-        areas.places[Place.USED] = node + 1
-    else:
-        return -np.int64(Status.NO_CAPACITY)
-    # Leftmost node whose gap fits: go left while a fitting gap lies there.
+    entered = True
     while True:
         areas.counters[Cause.AREA_STEP] += 1
         below = np.int64(areas.left[above])
-        if below != NONE and areas.largest[below] >= pages:
+        if entered and below != NONE and areas.largest[below] >= pages:
             above = below
-        elif areas.gap[above] >= pages:
-            break
-        else:
-            above = np.int64(areas.right[above])
-    start = areas.start[above] - areas.gap[above]
+            continue
+        if areas.gap[above] >= pages and _aligned_start(areas, above, alignment) + pages <= areas.start[above]:
+            return above
+        beyond = np.int64(areas.right[above])
+        if beyond != NONE and areas.largest[beyond] >= pages:
+            above = beyond
+            entered = True
+            continue
+        # Long gaps without room at a multiple led here: the next node by address, its left side being done.
+        while areas.parent[above] != NONE and areas.right[np.int64(areas.parent[above])] == above:
+            above = np.int64(areas.parent[above])
+        above = np.int64(areas.parent[above])
+        if above == NONE:
+            return NONE
+        entered = False
+
+
+@kernel
+def reserve(areas: Areas, pages: int, alignment: int = 1) -> int:
+    """Reserve the lowest ``pages`` pages that are free and start at a multiple; return the first of them.
+
+    Parameters
+    ----------
+    areas : Areas
+        Mutated.
+    pages : int
+    alignment : int
+        Pages, a power of two. Above 1 every gap of at least ``pages`` below the range is visited, since a gap's length
+        does not tell what fits at a multiple; Linux prunes by ``pages + alignment - 1`` and may pass over a lower place
+        (``mm/vmalloc.c``: ``find_vmap_lowest_match``).
+
+    Returns
+    -------
+    int
+        First page, or minus a status with nothing changed but the steps counted: ``NO_CAPACITY`` where all nodes are
+        in use and some gap is long enough, ``NO_SPACE`` where nothing fits (or ``pages`` is below 1).
+    """
+    if pages < 1 or areas.largest[areas.places[Place.ROOT]] < pages:
+        return -np.int64(Status.NO_SPACE)
+    node = areas.places[Place.SPARE]
+    if node == NONE and areas.places[Place.USED] == len(areas.start):
+        return -np.int64(Status.NO_CAPACITY)
+    above = _lowest_fit(areas, pages, alignment)
+    if above == NONE:
+        return -np.int64(Status.NO_SPACE)
+    if node != NONE:
+        areas.places[Place.SPARE] = np.int64(areas.left[node])
+    else:
+        node = areas.places[Place.USED]
+        areas.places[Place.USED] = node + 1
+    start = _aligned_start(areas, above, alignment)
+    skipped = start - (areas.start[above] - areas.gap[above])
     areas.start[node] = start
     areas.pages[node] = pages
-    areas.gap[node] = 0
-    areas.largest[node] = 0
+    areas.gap[node] = skipped
+    areas.largest[node] = skipped
     areas.left[node] = NONE
     areas.right[node] = NONE
-    areas.gap[above] -= pages
+    areas.gap[above] -= skipped + pages
     if areas.left[above] == NONE:
         areas.left[above] = node
         areas.parent[node] = above
@@ -215,6 +254,9 @@ def reserve(areas: Areas, pages: int) -> int:
             last = np.int64(areas.right[last])
         areas.right[last] = node
         areas.parent[node] = last
+    # The new gap changes what lies between the node and the one above it; that one's own gap changed too.
+    if skipped > 0:
+        _refresh_upwards(areas, np.int64(areas.parent[node]))
     _refresh_upwards(areas, above)
     while areas.parent[node] != NONE and _priority(np.int64(areas.parent[node])) < _priority(node):
         _rotate_up(areas, node)

@@ -62,13 +62,14 @@ def map_leaves(
     flags: np.uint64 = entry.KERNEL_LEAF,
     table_flags: np.uint64 = entry.KERNEL_TABLE,
 ) -> PageTables:
-    """Survey, grow if need be, and map; new tables come from the frames behind those in use."""
+    """Survey, grow if need be, and map; new tables come from the lowest frames of some that hold none."""
     missing = pagetable.survey(tables, np.uint64(address), len(frames), level)
     assert missing >= 0
     used = int(tables.control[Control.TABLES])
     if used + missing > len(tables.words):
         tables = pagetable.grown(tables, used + missing)
-    fresh = FIRST_FRAME + 10 + np.arange(used, used + missing, dtype=np.int64) * 3
+    candidates = np.arange(10, MACHINE_FRAMES, 3)
+    fresh = FIRST_FRAME + candidates[tables.row_of[candidates] < 0][:missing]
     written = pagetable.map_range(
         tables, np.uint64(address), np.array(frames, np.int64), level, flags, table_flags, fresh
     )
@@ -100,6 +101,7 @@ class TableMachine(RuleBasedStateMachine):
         self.leaves: dict[int, tuple[int, int]] = {}
         self.regions: list[tuple[int, int, int]] = []
         self.regions_of_tables: set[tuple[int, int]] = {(levels, 0)}
+        self.added = self.removed = 0
         self.rng = np.random.default_rng(seed)
         half = 1 << (12 + 9 * levels - 1)
         self.bases = [0, half - (1 << 30), SPACE - half, SPACE - (1 << 30), 0x12_3456_7800_0000]
@@ -113,22 +115,29 @@ class TableMachine(RuleBasedStateMachine):
             address -= address % leaf_bytes(level)
         return address % SPACE
 
-    def expected_survey(self, address: int, count: int, level: int) -> tuple[int, set[tuple[int, int]]]:
-        """Return what survey should answer, and the tables that mapping adds."""
+    def expected_survey(
+        self, address: int, count: int, level: int
+    ) -> tuple[int, set[tuple[int, int]], set[tuple[int, int]]]:
+        """Return what survey should answer, the tables that mapping adds, and the empty ones that it removes."""
         size = leaf_bytes(level)
         targets = range(address, address + count * size, size)
         if address % size or count < 1 or not all(canonical(target, self.levels) for target in targets):
-            return -Status.OUT_OF_RANGE, set()
+            return -Status.OUT_OF_RANGE, set(), set()
         needed: set[tuple[int, int]] = set()
         for target in targets:
             covering = [(target - target % leaf_bytes(above), above) for above in (1, 2, 3) if above >= level]
             if any(self.leaves.get(at, (0, 0))[0] == above for at, above in covering):
-                return -Status.ALREADY_MAPPED, set()
-            if (level - 1, target // size) in self.regions_of_tables:
-                return -Status.ALREADY_MAPPED, set()
+                return -Status.ALREADY_MAPPED, set(), set()
             needed |= {(at, target // leaf_bytes(at + 1)) for at in range(level, self.levels)}
+        if any(address <= at < address + count * size for at in self.leaves):
+            return -Status.ALREADY_MAPPED, set(), set()
+        empty = {
+            (at, region)
+            for at, region in self.regions_of_tables
+            if at < level and address <= region * leaf_bytes(at + 1) < address + count * size
+        }
         needed -= self.regions_of_tables
-        return len(needed), needed
+        return len(needed), needed, empty
 
     @rule(
         data=st.data(),
@@ -141,11 +150,15 @@ class TableMachine(RuleBasedStateMachine):
         count = min(count, (0, 1100, 513, 3)[level])
         address = self.place(data, level)
         before = snapshot(self.tables)
-        answer, needed = self.expected_survey(address, count, level)
+        answer, needed, empty = self.expected_survey(address, count, level)
         assert pagetable.survey(self.tables, np.uint64(address), count, level) == answer
         assert snapshot(self.tables) == before
         if answer < 0:
             return
+        assert pagetable.survey_empty_tables(self.tables, np.uint64(address), count, level) == len(empty)
+        assert snapshot(self.tables) == before
+        self.remove_empty(address, count, level, len(empty))
+        self.regions_of_tables -= empty
         unit = leaf_bytes(level) // 4096
         frames = (self.rng.integers(0, (1 << (self.physical_bits - 12)) // unit, count) * unit).tolist()
         leaf_flags = np.uint64(flags & (0x1FE | 1 << 63) | 1)
@@ -154,7 +167,25 @@ class TableMachine(RuleBasedStateMachine):
         size = leaf_bytes(level)
         self.leaves |= {address + i * size: (level, frame) for i, frame in enumerate(frames)}
         self.regions_of_tables |= needed
+        self.added += len(needed)
         self.regions.append((address, count, level))
+
+    def remove_empty(self, address: int, count: int, level: int, expected: int) -> None:
+        """Remove the empty tables in a range; the same frames less theirs hold the same words less those for them."""
+        memory = memory_of(self.tables)
+        frames = np.full(expected, -1, np.int64)
+        written = int(self.tables.counters[Cause.ENTRY_WRITE])
+        assert pagetable.remove_empty_tables(self.tables, np.uint64(address), count, level, frames) == expected
+        assert int(self.tables.counters[Cause.ENTRY_WRITE]) - written == expected
+        self.removed += expected
+        gone = set(frames.tolist())
+        assert len(gone) == expected
+        after = memory_of(self.tables)
+        assert after.keys() == memory.keys() - gone
+        changed = [(frame, i) for frame in after for i in range(512) if after[frame] != memory[frame]]
+        for frame, i in changed:
+            word, now = memory[frame][i], after[frame][i]
+            assert now == word or (now == 0 and word >> 12 & (1 << 40) - 1 in gone and word & 1)
 
     @rule(data=st.data(), part=st.booleans())
     def unmap(self, data: st.DataObject, part: bool) -> None:
@@ -233,7 +264,8 @@ class TableMachine(RuleBasedStateMachine):
         assert count == len(self.regions_of_tables)
         assert [pagetable.row_at(self.tables, int(self.tables.frames[row])) for row in range(count)] == [*range(count)]
         assert np.count_nonzero(self.tables.row_of >= 0) == count
-        assert self.tables.counters[Cause.TABLE_PAGE] == count - 1
+        assert self.tables.counters[Cause.TABLE_PAGE] == self.added == count - 1 + self.removed
+        assert (self.tables.frames[count:] == -1).all()
 
 
 TableMachine.TestCase.settings = settings(
@@ -297,8 +329,77 @@ def test_unmapping_keeps_tables_and_mapping_uses_them_again() -> None:
     assert pagetable.unmap_range(tables, np.uint64(1 << 21), 3, 1, frames) == Status.OK
     assert tables.control[Control.TABLES] == 4
     assert pagetable.survey(tables, np.uint64(1 << 21), 512, 1) == 0
-    # The empty table still fills the place of a 2M leaf.
+    # The empty table makes way for a 2M leaf, or with the one above it for a 1G leaf.
+    assert pagetable.survey(tables, np.uint64(1 << 21), 1, 2) == 0
+    assert pagetable.survey_empty_tables(tables, np.uint64(1 << 21), 1, 2) == 1
+    assert pagetable.survey(tables, np.uint64(0), 1, 3) == 0
+    assert pagetable.survey_empty_tables(tables, np.uint64(0), 1, 3) == 2
+
+
+def test_a_table_with_a_leaf_does_not_make_way() -> None:
+    tables = map_leaves(new_tables(), 1 << 21, [1, 2, 3])
+    frames = np.empty(2, np.int64)
+    assert pagetable.unmap_range(tables, np.uint64(1 << 21), 2, 1, frames) == Status.OK
+    before = snapshot(tables)
     assert pagetable.survey(tables, np.uint64(1 << 21), 1, 2) == -Status.ALREADY_MAPPED
+    assert pagetable.survey(tables, np.uint64(0), 2, 2) == -Status.ALREADY_MAPPED
+    assert pagetable.survey(tables, np.uint64(0), 1, 3) == -Status.ALREADY_MAPPED
+    assert snapshot(tables) == before
+    assert pagetable.unmap_range(tables, np.uint64(1 << 21 | 2 << 12), 1, 1, frames) == Status.OK
+    assert pagetable.survey(tables, np.uint64(1 << 21), 1, 2) == 0
+
+
+@pytest.mark.parametrize("level", [2, 3])
+def test_rows_stay_dense_when_empty_tables_go(level: int) -> None:
+    """Tables of lower rows go, the last rows take their places, and what they map is found as before."""
+    tables = new_tables(capacity=16)
+    gone, kept = (0, 1 << 21, 5 << 21), (1 << 30, 1 << 39)
+    for address in gone:
+        tables = map_leaves(tables, address, [7, 8])
+    for address in kept:
+        tables = map_leaves(tables, address, [9])
+    frames = np.empty(2, np.int64)
+    for address in gone:
+        assert pagetable.unmap_range(tables, np.uint64(address), 2, 1, frames) == Status.OK
+    count = int(tables.control[Control.TABLES])
+    leaves = 6 if level == 2 else 1
+    missing = pagetable.survey(tables, np.uint64(0), leaves, level)
+    assert missing == 0
+    empty = pagetable.survey_empty_tables(tables, np.uint64(0), leaves, level)
+    assert empty == (3 if level == 2 else 4)
+    old = np.full(empty, -1, np.int64)
+    written = int(tables.counters[Cause.ENTRY_WRITE])
+    assert pagetable.remove_empty_tables(tables, np.uint64(0), leaves, level, old) == empty
+    assert int(tables.counters[Cause.ENTRY_WRITE]) == written + empty
+    assert tables.control[Control.TABLES] == count - empty
+    assert [pagetable.row_at(tables, frame) for frame in old.tolist()] == [-1] * empty
+    rows = [pagetable.row_at(tables, frame) for frame in tables.frames[: count - empty].tolist()]
+    assert rows == list(range(count - empty))
+    assert pagetable.survey_empty_tables(tables, np.uint64(0), leaves, level) == 0
+    tables = map_leaves(tables, 0, [i << 18 for i in range(leaves)], level)
+    assert translate(tables, [0, *kept, kept[0] + 4096]) == [0, 9 << 12, 9 << 12, -1]
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("first", [0, 511 * 4096, (1 << 30) - 4096, (1 << 39) - 8192, (1 << 46)])
+def test_undoing_a_mapping_leaves_the_tree_as_it_was(first: int, level: int) -> None:
+    tables = map_leaves(new_tables(capacity=32), 4096, [5])
+    tables = map_leaves(tables, 3 << 39, [6])
+    address = first + leaf_bytes(level) - 1 & -leaf_bytes(level) or leaf_bytes(level)
+    memory, row_of = memory_of(tables), tables.row_of.copy()
+    keep = int(tables.control[Control.TABLES])
+    leaves = [512 * i for i in range(1030)]
+    tables = map_leaves(tables, address + 8192 * (level == 1), leaves, level)
+    address += 8192 * (level == 1)
+    added = [int(frame) for frame in tables.frames[keep : int(tables.control[Control.TABLES])]]
+    frames = np.empty(len(leaves), np.int64)
+    assert pagetable.unmap_range(tables, np.uint64(address), len(leaves), level, frames) == Status.OK
+    back = np.full(len(added), -1, np.int64)
+    pagetable.remove_newest_tables(tables, np.uint64(address), len(leaves), level, keep, back)
+    assert back.tolist() == added
+    assert memory_of(tables) == memory
+    assert tables.row_of.tolist() == row_of.tolist()
+    assert (tables.frames[keep:] == -1).all()
 
 
 def test_a_partly_mapped_range_is_left_alone() -> None:

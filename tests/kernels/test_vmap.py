@@ -53,11 +53,12 @@ class AreaMachine(RuleBasedStateMachine):
         self.model = PlainAreas(total, capacity - 1)
         self.reserved = self.released = 0
 
-    @rule(pages=st.integers(1, 20))
-    def reserve(self, pages: int) -> None:
+    @rule(pages=st.integers(1, 20), alignment=st.sampled_from([1, 1, 2, 4, 8, 16, 64]))
+    def reserve(self, pages: int, alignment: int) -> None:
         before = state(self.areas)
-        answer = vmap.reserve(self.areas, pages)
-        assert answer == self.model.reserve(pages)
+        answer = vmap.reserve(self.areas, pages, alignment)
+        assert answer == self.model.reserve(pages, alignment)
+        assert answer < 0 or answer % alignment == 0
         if answer < 0:
             assert state(self.areas) == before
         self.reserved += answer >= 0
@@ -189,10 +190,49 @@ def test_large_churn_against_first_fit(seed: int) -> None:
     areas, model = vmap.new_areas(3_000, 512), PlainAreas(3_000, 511)
     for _ in range(4_000):
         if rng.random() < 0.55 or not model.ranges:
-            pages = int(rng.integers(1, 30))
-            assert vmap.reserve(areas, pages) == model.reserve(pages)
+            pages, alignment = int(rng.integers(1, 30)), 1 << int(rng.integers(6))
+            assert vmap.reserve(areas, pages, alignment) == model.reserve(pages, alignment)
         else:
             start, pages = model.ranges[int(rng.integers(len(model.ranges)))]
             assert vmap.release(areas, start) == model.release(start) == pages
     assert listed(areas) == model.ranges
+    assert len(in_order(areas)) == len(model.ranges) + 1
+
+
+def test_an_aligned_range_leaves_a_gap_below_that_is_used_again() -> None:
+    areas = vmap.new_areas(4096, 8)
+    assert vmap.reserve(areas, 3) == 0
+    assert vmap.reserve(areas, 513, 512) == 512
+    assert vmap.reserve(areas, 513, 512) == 1536
+    assert vmap.reserve(areas, 509) == 3
+    assert vmap.reserve(areas, 511) == 1025
+    assert listed(areas) == [(0, 3), (3, 509), (512, 513), (1025, 511), (1536, 513)]
+    assert vmap.release(areas, 512) == 513
+    # 513 pages are free again, from a multiple on; nothing else between multiples is.
+    assert vmap.reserve(areas, 1025, 512) == 2560
+    assert vmap.reserve(areas, 513, 512) == 512
+
+
+def test_a_long_gap_without_a_multiple_does_not_serve() -> None:
+    areas = vmap.new_areas(1025, 4)
+    assert vmap.reserve(areas, 1) == 0
+    before = state(areas)
+    assert vmap.reserve(areas, 600, 512) == -Status.NO_SPACE
+    assert state(areas) == before
+    assert vmap.reserve(areas, 513, 512) == 512
+
+
+def test_the_lowest_place_is_found_past_gaps_that_are_long_enough() -> None:
+    """Gaps of 15 pages, each just after a multiple of 16, hold no 12 pages from a multiple on."""
+    areas, model = vmap.new_areas(1 << 14, 1024), PlainAreas(1 << 14, 1023)
+    for pages in [1, 15] * 256:
+        assert vmap.reserve(areas, pages) == model.reserve(pages)
+    for start in range(1, 4096, 16):
+        assert vmap.release(areas, start) == model.release(start) == 15
+    before = int(areas.counters[Cause.AREA_STEP])
+    assert vmap.reserve(areas, 12, 16) == model.reserve(12, 16) == 4096
+    # Each of the 255 gaps between ranges is looked at, which is what finding the lowest place costs here.
+    assert 255 <= int(areas.counters[Cause.AREA_STEP]) - before < 1024
+    assert vmap.release(areas, 3200) == model.release(3200) == 1
+    assert vmap.reserve(areas, 12, 16) == model.reserve(12, 16) == 3200
     assert len(in_order(areas)) == len(model.ranges) + 1

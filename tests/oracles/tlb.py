@@ -2,15 +2,20 @@
 
 Rules: a level is made of arrays; an array has sets of ways and names the page sizes it holds. A page of a size
 may lie in the sets of all arrays of the level that hold this size, counted through them in order: set = page
-number mod their sum. Sizes that share a set compete in it. A miss fills every level that missed; a level's
-recency is touched only by what reaches it. A dropped entry leaves a free place, taken before any victim.
+number mod their sum, or, where the arrays say a hash shift, (number XOR (number >> shift)) mod their sum. Sizes
+that share a set compete in it, and so do page-directory entries that name a table where an array holds them.
+A miss fills every level that missed; a level's recency is touched only by what reaches it. A dropped entry
+leaves a free place, taken before any victim.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+DIRECTORY = 4
+"""Stands beside the leaf levels 1 to 3 for a page-directory entry that names a table; its number is address >> 21."""
 
 
 class PlainArray(NamedTuple):
@@ -20,6 +25,8 @@ class PlainArray(NamedTuple):
     sets: int
     ways: int
     page_levels: tuple[int, ...]
+    hash_shift: int = 0
+    directories: bool = False
 
 
 class PlainSet:
@@ -27,7 +34,7 @@ class PlainSet:
 
     def __init__(self, ways: int) -> None:
         self.ways = ways
-        self.entries: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self.entries: OrderedDict[tuple[int, int], Any] = OrderedDict()
 
     def touch(self, key: tuple[int, int]) -> bool:
         """Return whether an entry is here, making it the most recently used."""
@@ -36,11 +43,11 @@ class PlainSet:
         self.entries.move_to_end(key)
         return True
 
-    def add(self, key: tuple[int, int]) -> None:
+    def add(self, key: tuple[int, int], value: Any = None) -> None:
         """Put an entry in, in the place of the least recently used one if all ways are taken."""
         if len(self.entries) == self.ways:
             self.entries.popitem(last=False)
-        self.entries[key] = None
+        self.entries[key] = value
 
 
 class PlainTlb:
@@ -48,16 +55,21 @@ class PlainTlb:
 
     def __init__(self, levels: int, arrays: Iterable[PlainArray]) -> None:
         self.levels = levels
-        self.homes: list[dict[int, list[PlainSet]]] = [{1: [], 2: [], 3: []} for _ in range(levels)]
+        self.homes: list[dict[int, list[PlainSet]]] = [{1: [], 2: [], 3: [], DIRECTORY: []} for _ in range(levels)]
+        self.hash_shifts: list[dict[int, int]] = [{} for _ in range(levels)]
         for array in arrays:
             sets = [PlainSet(array.ways) for _ in range(array.sets)]
-            for page_level in array.page_levels:
+            for page_level in (*array.page_levels, DIRECTORY) if array.directories else array.page_levels:
                 self.homes[array.level - 1][page_level] += sets
+                self.hash_shifts[array.level - 1][page_level] = array.hash_shift
 
     def home(self, level: int, page: int, page_level: int) -> PlainSet | None:
         """Return the set of a page in a level (counted from 0), None where the level does not hold its size."""
         sets = self.homes[level][page_level]
-        return sets[page % len(sets)] if sets else None
+        if not sets:
+            return None
+        hash_shift = self.hash_shifts[level][page_level]
+        return sets[(page ^ page >> hash_shift if hash_shift else page) % len(sets)]
 
     def lookup(self, level: int, page: int, page_level: int) -> bool:
         """Return whether a level holds a page, which becomes its set's most recently used."""

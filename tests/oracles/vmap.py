@@ -1,4 +1,4 @@
-"""First fit at the lowest address, in plain Python, over a sorted list of ranges."""
+"""First fit at the lowest address, aligned if asked, in plain Python, over a sorted list of ranges."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ class PlainAreas:
         starts = [*(start for start, _ in self.ranges), self.total_pages]
         return [(end, start - end) for end, start in zip(ends, starts, strict=True) if start > end]
 
-    def reserve(self, pages: int) -> int:
-        """Return the first page of a new range, -8 where no gap fits, -9 where all ranges are in use."""
-        for start, free in self.gaps():
-            if free >= pages:
-                if len(self.ranges) == self.capacity:
-                    return -9
-                self.ranges = sorted([*self.ranges, (start, pages)])
-                return start
+    def reserve(self, pages: int, alignment: int = 1) -> int:
+        """Return the first page of a new range, -8 where nothing fits.
+
+        -9 where all ranges are in use and a gap is long enough, at a multiple or not.
+        """
+        long_enough = [(start, free) for start, free in self.gaps() if free >= pages]
+        if long_enough and len(self.ranges) == self.capacity:
+            return -9
+        for start, free in long_enough:
+            skipped = -start % alignment
+            if free - skipped >= pages:
+                self.ranges = sorted([*self.ranges, (start + skipped, pages)])
+                return start + skipped
         return -8
 
     def release(self, start: int) -> int:

@@ -92,7 +92,7 @@ def check_memory(system: System, mapped: int = 0) -> None:
     small_objects = system.compound.objects
     larger = small_objects.frames_held - len(small_objects.frames())
     assert free.sum() + len(held) + larger == system.memory.frames
-    assert system.vmalloc_area.ranges == len(virtual) + mapped
+    assert system.vmalloc_area.ranges == sum(len(page.mappings) for page in virtual) + mapped
     assert system.page_tables.count == system.boot_tables + system.vmalloc_area.retained_tables
 
 

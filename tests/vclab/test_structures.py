@@ -150,3 +150,19 @@ def test_a_random_history_and_its_copy(memory: Memory) -> None:
     for address, size in live.items():
         objects.free(address, size)
     assert memory.zone.free_blocks.tolist() == [0] * 10 + [1]
+
+
+def test_single_pages_are_taken_together_or_not_at_all(memory: Memory) -> None:
+    objects = SmallObjects(memory)
+    pages = objects.allocate_pages(5)
+    assert pages is not None
+    assert len(set(pages)) == 5
+    assert all(page % PAGE == 0 for page in pages)
+    assert objects.frames_held == 5
+    assert sorted(objects.frames().tolist()) == sorted(page // PAGE for page in pages)
+    assert objects.allocate_pages(1020) is None
+    assert objects.frames_held == 5
+    for page in pages:
+        objects.free(page, PAGE)
+    assert objects.frames_held == len(objects.frames()) == 0
+    assert memory.zone.free_frames == 1024

@@ -41,8 +41,8 @@ class Histories(RuleBasedStateMachine):
 
     @initialize(
         paging=st.sampled_from(PAGINGS),
-        mebibytes=st.sampled_from([4, 16, 24, 64]),
-        policy=st.sampled_from(["physical", "early-fallback", "always-virtual", "vmalloc"]),
+        mebibytes=st.sampled_from([4, 16, 24, 64, 256]),
+        policy=st.sampled_from(["physical", "early-fallback", "always-virtual", "vmalloc", "huge-vmalloc"]),
         cpus=st.integers(1, 2),
         flag_all=st.booleans(),
     )
@@ -67,14 +67,15 @@ class Histories(RuleBasedStateMachine):
     def live(self) -> list[CompoundPage]:
         return [self.system.virt_to_page(address) for address in self.frames]
 
-    @rule(order=st.integers(0, 10) | st.integers(0, 4), flags=st.sampled_from(FLAGS))
+    @rule(order=st.integers(0, 14) | st.integers(8, 10) | st.integers(0, 4), flags=st.sampled_from(FLAGS))
     def alloc(self, order: int, flags: int) -> None:
         system = self.system
         policy = system.compound.policy.name
         flagged = system.compound.flag_all or bool(flags & Gfp.VFALLBACK)
         may_fall_back = policy == "early-fallback" and flagged and order > 0
-        always_virtual = policy == "vmalloc" or (policy == "always-virtual" and flagged and order > 0)
+        always_virtual = policy in ("vmalloc", "huge-vmalloc") or (policy == "always-virtual" and flagged and order > 0)
         fits = system.buddyinfo()[0, order:].any()
+        whole = order >= 9 and policy == "huge-vmalloc"
         before = observable(system)
         try:
             page = system.alloc_pages(order, flags)
@@ -84,6 +85,10 @@ class Histories(RuleBasedStateMachine):
             return
         assert page.is_virtual == (always_virtual or (may_fall_back and not fits))
         assert page.address not in self.frames
+        assert page.mapping_level == 0 or page.mapping_level == 1 or whole
+        if page.mapping_level == 2:
+            assert page.address % (2 << 20) == 0
+            assert (page.frames.reshape(-1, 512) == page.frames[::512, None] // 512 * 512 + np.arange(512)).all()
         self.frames[page.address] = page.frames.tolist()
 
     @precondition(lambda self: self.frames)

@@ -11,7 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from vclab.figures.style import BLUE, GREY, INK, MUTED, ORANGE, SKY, VERMILLION, new_figure, readable_on, style
+from vclab.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    MUTED,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    new_figure,
+    readable_on,
+    style,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,7 +51,13 @@ PART_LOOKS = (
     (VERMILLION, "xxxx"),
     (BLUE, "||||"),
     ("#f0e442", "----"),
+    (GREEN, ""),
+    (PURPLE, "...."),
+    (INK, ""),
+    ("#ffffff", "++++"),
 )
+#: Parts in one line of a legend.
+LEGEND_COLUMNS = 5
 SERVED = (Part("physically contiguous", BLUE), Part("virtually contiguous", ORANGE, "////"), Part("failed", "#ffffff"))
 
 
@@ -56,8 +75,18 @@ def parts(names: Sequence[str]) -> list[Part]:
     return [Part(name, *PART_LOOKS[row % len(PART_LOOKS)]) for row, name in enumerate(names)]
 
 
-def stacked_bars(groups: Sequence[Bars], rows: Sequence[str], stack: Sequence[Part], unit: str) -> Figure:
-    """Draw horizontal stacked bars, one group below the other on one axis, values written where they fit.
+def without_empty(groups: Sequence[Bars], stack: Sequence[Part]) -> tuple[list[Bars], list[Part]]:
+    """Return groups and parts without the parts that are nothing in every bar."""
+    used = np.flatnonzero(sum(np.abs(group.values).sum(axis=0) for group in groups) > 0)
+    return [Bars(group.title, group.note, group.values[:, used]) for group in groups], [
+        stack[int(part)] for part in used
+    ]
+
+
+def stacked_bars(
+    groups: Sequence[Bars], rows: Sequence[str], stack: Sequence[Part], unit: str, *, shared: bool = True
+) -> Figure:
+    """Draw horizontal stacked bars, one group below the other, values written where they fit.
 
     Parameters
     ----------
@@ -69,23 +98,30 @@ def stacked_bars(groups: Sequence[Bars], rows: Sequence[str], stack: Sequence[Pa
         Parts of every bar.
     unit : str
         Label of the axis.
+    shared : bool
+        One axis for all groups; otherwise each has its own.
     """
     with style():
         each = 0.24 * len(rows)
-        height = 0.95 + len(groups) * (each + 0.42)
+        gap = 0.42 if shared else 0.62
+        legend = 0.2 * (-(-len(stack) // LEGEND_COLUMNS) - 1)
+        height = 0.95 + legend + len(groups) * (each + gap)
         figure = new_figure(height)
-        all_axes = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
-        figure.subplots_adjust(left=0.255, right=0.985, top=1 - 0.72 / height, bottom=0.5 / height, hspace=0.42 / each)
-        longest = max(float(group.values.sum(1).max()) for group in groups)
-        for axes, group in zip(all_axes, groups, strict=True):
-            axes.set_xlim(0, longest * 1.08)
+        all_axes = figure.subplots(len(groups), 1, sharex=shared, squeeze=False)[:, 0]
+        top = 1 - (0.72 + legend) / height
+        figure.subplots_adjust(left=0.255, right=0.985, top=top, bottom=0.5 / height, hspace=gap / each)
+        totals = [float(group.values.sum(1).max()) for group in groups]
+        for axes, group, total in zip(all_axes, groups, totals, strict=True):
+            longest = max(totals) if shared else total
+            axes.set_xlim(0, longest * 1.1)
             axes.grid(axis="x")
             axes.annotate(group.title, (0, 1), (-132, 7), **_CORNER, fontsize=10, fontweight="bold")
             axes.annotate(group.note, (0, 1), (0, 7), **_CORNER, fontsize=9, color=MUTED)
-            _draw_rows(axes, group.values, stack, lambda value: f"{value:.1f}")
-            for row, total in enumerate(group.values.sum(1)):
-                place = total + 0.008 * longest
-                axes.text(place, row, f"{total:.1f}", va="center", fontsize=8.5, fontweight="bold", color=INK)
+            digits = 1 if longest < 1000 else 0
+            _draw_rows(axes, group.values, stack, lambda value, digits=digits: f"{value:,.{digits}f}")  # type: ignore[misc]
+            for row, bar in enumerate(group.values.sum(1)):
+                place = bar + 0.008 * longest
+                axes.text(place, row, f"{bar:,.{digits}f}", va="center", fontsize=8.5, fontweight="bold", color=INK)
             axes.set_yticks(range(len(rows)), rows)
         all_axes[-1].set_xlabel(unit)
         _legend(figure, stack)
@@ -170,7 +206,7 @@ def _legend(figure: Figure, stack: Sequence[Part]) -> None:
         handles=handles,
         loc="upper left",
         bbox_to_anchor=(0.0, 1 - 0.02 / figure.get_figheight()),
-        ncols=len(stack),
+        ncols=min(len(stack), LEGEND_COLUMNS),
         handlelength=1.5,
         handleheight=1.0,
         columnspacing=1.6,

@@ -20,6 +20,8 @@ LEFT, RIGHT = 0.6, 2.3
 #: Inches above and below a plot, and its height: in one piece, and split.
 ABOVE, BELOW, PLAIN, SPLIT = 0.38, 0.76, 3.0, 2.3
 TITLES = 0.42  # inches of the titles of split plots
+#: Where the axis of cycles, a logarithmic one, has ticks.
+CYCLES = (0.3, 1, 2, 4, 10, 20, 40, 100, 200, 400, 1000, 2000)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Scale:
     unit: float
     smallest: float
     largest: float
+    bottom: float
     top: float
     reaches: Sequence[tuple[float, str]]
 
@@ -112,9 +115,9 @@ def cost_curves(panels: Sequence[Panel], reaches: Sequence[tuple[float, str]], u
     """
     curves = [curve for panel in panels for curve in panel.curves]
     sizes = np.concatenate([curve.size for curve in curves])
-    scale = Scale(
-        unit, sizes.min() / unit, sizes.max() / unit, max(float(curve.high.max()) for curve in curves), reaches
-    )
+    lowest = min(float(line.min()) for curve in curves for line in (curve.low, curve.floor) if line is not None)
+    highest = max(float(curve.high.max()) for curve in curves)
+    scale = Scale(unit, sizes.min() / unit, sizes.max() / unit, lowest, highest, reaches)
     with style():
         heights = [SPLIT + TITLES if panel.is_split else PLAIN for panel in panels]
         figure = new_figure(sum(heights) + (ABOVE + BELOW) * len(panels) - 0.16)
@@ -166,7 +169,11 @@ def _draw_split(figure: Figure, panel: Panel, scale: Scale, top: float, tall: fl
 def _prepare(axes: Axes, scale: Scale, *, named: bool) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xlim(scale.smallest / 1.35, scale.largest * 1.35)
-    axes.set_ylim(0, scale.top * (1.22 if named else 1.08))
+    axes.set_yscale("log")
+    room = (scale.top / scale.bottom) ** (0.16 if named else 0.05)
+    axes.set_ylim(scale.bottom / 1.15, scale.top * max(room, 1.15))
+    ticks = [tick for tick in CYCLES if scale.bottom / 1.15 <= tick <= scale.top * 1.1]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.grid(axis="y")
     left, right = axes.get_xlim()
     start = left
@@ -208,11 +215,11 @@ def _draw_curve(axes: Axes, curve: Curve, look: Look, scale: Scale, layer: int) 
 
 def _label_ends(axes: Axes, curves: Sequence[Curve], scale: Scale) -> None:
     """Write each curve's last value and name to the right of it, moved apart where they would touch."""
-    low, high = axes.get_ylim()
+    low, high = np.log(axes.get_ylim())
     gap = 0.075 * (high - low)
     ends = np.array([float(curve.cost[-1]) for curve in curves])
     first_on_top = 1e-6 * np.arange(len(ends))[::-1]
-    places = spread(ends + first_on_top, gap, low + gap / 2, high - gap / 2)
+    places = np.exp(spread(np.log(ends) + first_on_top, gap, low + gap / 2, high - gap / 2))
     figure = axes.get_figure()
     assert figure is not None
     beside = axes.get_yaxis_transform() + ScaledTranslation(0.2, 0, figure.dpi_scale_trans)
@@ -239,9 +246,9 @@ def _label_ends(axes: Axes, curves: Sequence[Curve], scale: Scale) -> None:
 
 def _label_bounds(axes: Axes, curve: Curve, look: Look, scale: Scale) -> None:
     assert curve.floor is not None
-    low, high = axes.get_ylim()
+    low, high = np.log(axes.get_ylim())
     ends = [float(curve.cost[-1]), float(curve.floor[-1])]
-    places = spread(ends, 0.07 * (high - low), 0.02 * high, high)
+    places = np.exp(spread(np.log(ends), 0.07 * (high - low), low, high))
     for end, place in zip(ends, places, strict=True):
         axes.annotate(
             f"{end:.1f}",

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: Names and one-line questions; modules are imported when a study is asked for.
 STUDIES = {
     "fallback": "What does it cost when a virtually contiguous page stands in for a physically contiguous one?",
+    "access-cost": "What does one access cost, by size, pattern, CPU and direct map, and what do larger entries save?",
+    "awareness": "What does it cost code to cope with pages that may be physical or virtual?",
+    "overhead": "What does a virtually contiguous page take beside its own frames: memory, time, other CPUs' flushes?",
 }
 
 Progress = Callable[[float, str], None]
@@ -60,7 +63,7 @@ def find(name: str) -> Study:
     """Return a study by name; ``ConfigurationError`` lists what exists if it does not."""
     if name not in STUDIES:
         raise ConfigurationError(f"study {name!r} does not exist; there are {', '.join(STUDIES)}")
-    return cast("Study", importlib.import_module(f"vclab.studies.{name}"))
+    return cast("Study", importlib.import_module(f"vclab.studies.{name.replace('-', '_')}"))
 
 
 def parameters(name: str, settings: dict[str, Any]) -> BaseModel:

@@ -17,7 +17,7 @@ NEGLIGIBLE = 0.02
 RELIABLE = 99.9
 MOST = 50
 
-_NO_CACHES = "data-cache misses (not modelled): they would dilute the share of translation"
+_NO_COALESCING = "coalescing of neighbouring TLB entries; hardware that is smarter than LRU"
 _NO_DEFRAGMENTATION = "reclaim and compaction, which would be tried first or instead"
 
 
@@ -53,12 +53,11 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         _reliability(dataset),
         _less_vmalloc(dataset),
         _larger_entries(dataset, largest, size),
-        Claim(
-            sentence="The logic accessing the memory must be aware that it could be backed by a virtual mapping.",
-            measure="cycles of page_address, virt_to_page and free, both kinds",
-        ),
+        _awareness(dataset),
         _slower(dataset, largest, size),
+        _slower_overlapped(dataset, largest, size),
         _memory_overhead(dataset),
+        _time_overhead(dataset),
         Claim(
             sentence="Stage 2 allows allocation and frees in interrupt context.",
             measure="failed and deferred requests under contention",
@@ -151,8 +150,64 @@ def _larger_entries(dataset: xr.Dataset, largest: dict[str, Any], size: str) -> 
         unit="%",
         threshold=f"holds if at least {MOST} % are avoided",
         verdict=_judge(dataset, low, high, MOST),
-        left_out="coalescing of neighbouring 4K entries, other users of the TLB",
+        left_out=_NO_COALESCING,
     )
+
+
+def _awareness(dataset: xr.Dataset) -> Claim:
+    if "awareness_cycles" not in dataset:
+        return Claim(sentence="The logic accessing the memory must be aware", measure="TODO")
+    cycles = dataset["awareness_cycles"].sel(operation_name="virt_to_page")
+    value, low, high = interval((cycles.sel(kind="virtual") / cycles.sel(kind="physical")).values)
+    mean = cycles.mean("seed")
+    virtual, physical, without = (float(mean.sel(kind=kind)) for kind in ("virtual", "physical", "without"))
+    return Claim(
+        sentence="The logic accessing the memory must be aware that it could be backed by a virtual mapping.",
+        measure="cycles of virt_to_page for a virtual page over those for a physical one, "
+        f"{dataset.attrs['awareness']} ({virtual:.0f} against {physical:.0f}; the test itself costs physical pages "
+        f"{physical - without:.1f})",
+        value=value,
+        low=low,
+        high=high,
+        unit="times",
+        threshold=f"holds if above {1 + NEGLIGIBLE}",
+        verdict=_judge(dataset, low, high, 1 + NEGLIGIBLE),
+        left_out="the cost of writing and proving such code",
+    )
+
+
+def control_ratios(dataset: xr.Dataset) -> dict[str, npt.NDArray[np.float64]]:
+    """Return, for each way to measure a chase, cycles of cell iii over those of i, float64[seed].
+
+    For the largest order and working set that the controls cover: as the machine is, with each control, and with every
+    data access priced as a first-level hit.
+    """
+    if "control_cycles" not in dataset:
+        return {}
+    order = int(dataset["control_order"].max())
+    steady = dataset.sel(live_pages=int(dataset["live_pages"].max()), phase="steady")
+    chase = steady.sel(order=order, pattern="chase")
+    found = {"full": _ratio(chase["cycles"].sum("cause"), "iii", "i")}
+    control = steady["control_cycles"].sum("cause").sel(control_order=order)
+    for name in dataset["control"].values:
+        found[str(name)] = _ratio(control.sel(control=name).rename(control_cell="cell"), "iii", "i")
+    found["first-level data"] = _ratio(chase["first_level_cycles"], "iii", "i")
+    return found
+
+
+def _controls_sentence(dataset: xr.Dataset) -> str:
+    """Return what the controls say of the gap, with a warning where it is colouring rather than translation."""
+    ratios = {name: float(values.mean()) for name, values in control_ratios(dataset).items()}
+    if not ratios:
+        return ""
+    size = format_bytes(float(PAGE_BYTES * 2 ** int(dataset["control_order"].max()) * int(dataset["live_pages"].max())))
+    sentence = (
+        f"; controls over {size}: {ratios['full']:.2f} as it is, {ratios['colour-neutral']:.2f} colour-neutral, "
+        f"{ratios['other work']:.2f} beside other work, {ratios['first-level data']:.2f} with data at first-level cost"
+    )
+    if abs(ratios["colour-neutral"] - 1) < abs(ratios["full"] - 1) / 2:
+        sentence += "; more than half of the gap is colouring, not translation"
+    return sentence
 
 
 def _slower(dataset: xr.Dataset, largest: dict[str, Any], size: str) -> Claim:
@@ -166,14 +221,36 @@ def _slower(dataset: xr.Dataset, largest: dict[str, Any], size: str) -> Claim:
         sentence="Virtual mappings are less efficient: performance will drop once virtual fall back occurs.",
         measure=f"cycles per access of a pointer chase over {size}, virtual over physical "
         f"({one:.2f} over {format_bytes(float(live_bytes(dataset).sel(smallest)))}; widest {float(widest.max()):.2f} "
-        f"over {format_bytes(float(live_bytes(dataset).sel(where)))})",
+        f"over {format_bytes(float(live_bytes(dataset).sel(where)))}{_controls_sentence(dataset)})",
         value=value,
         low=low,
         high=high,
         unit="times",
         threshold=f"holds if above {1 + NEGLIGIBLE}",
         verdict=_judge(dataset, low, high, 1 + NEGLIGIBLE),
-        left_out=_NO_CACHES,
+        left_out=_NO_COALESCING,
+    )
+
+
+def _slower_overlapped(dataset: xr.Dataset, largest: dict[str, Any], size: str) -> Claim:
+    """Judge independent accesses by both bounds: fully serial and perfectly overlapped."""
+    steady = dataset.sel(phase="steady", pattern="uniform", **largest)
+    serial = interval(_ratio(steady["cycles"].sum("cause"), "iii", "i"))
+    overlapped = interval(_ratio(steady["overlapped_cycles"], "iii", "i"))
+    verdicts = {_judge(dataset, low, high, 1 + NEGLIGIBLE) for _, low, high in (serial, overlapped)}
+    ends = [end for _, *bounds in (serial, overlapped) for end in bounds if end is not None]
+    return Claim(
+        sentence="The same, for accesses that do not wait for one another.",
+        measure=f"cycles per independent random access over {size}, virtual over physical: {serial[0]:.2f} if each "
+        f"waits for the last, {overlapped[0]:.2f} if all overlap perfectly; the number is their middle, the interval "
+        "spans both",
+        value=(serial[0] + overlapped[0]) / 2,
+        low=min(ends) if ends else None,
+        high=max(ends) if ends else None,
+        unit="times",
+        threshold=f"holds if above {1 + NEGLIGIBLE} both serial and overlapped",
+        verdict=verdicts.pop() if len(verdicts) == 1 else "undecided",
+        left_out=_NO_COALESCING,
     )
 
 
@@ -197,6 +274,38 @@ def _memory_overhead(dataset: xr.Dataset) -> Claim:
     )
 
 
+def per_request(dataset: xr.Dataset) -> xr.DataArray:
+    """Return nanoseconds to serve and free one request, by bound, seed, order, policy and cause of work."""
+    served = dataset["outcome"].sel(answer=["physical", "virtual"]).sum("answer")
+    return dataset["operation_ns"].sum("step") / served.where(served > 0)
+
+
+def _time_overhead(dataset: xr.Dataset) -> Claim:
+    each = per_request(dataset).sum("operation_cause")
+    ratio = each.sel(policy="vmalloc") / each.sel(policy="physical")
+    small, large = int(dataset["order"].min()), int(dataset["order"].max())
+    everywhere = ratio.sel(bound="value").min("order")
+    value, low, high = interval(everywhere.values)
+    median = int(dataset["order"].values[dataset.sizes["order"] // 2])
+    at = each.sel(order=median).mean("seed")
+    spread = [float(at.sel(bound=bound, policy="vmalloc")) / 1000 for bound in ("low", "high")]
+    return Claim(
+        sentence="Virtual mappings have to be allocated and managed.",
+        measure=f"time to allocate and free a virtual page over that of a physical one, the least of all orders "
+        f"({float(ratio.sel(bound='value', order=small).mean()):.0f} at order {small}, "
+        f"{float(ratio.sel(bound='value', order=large).mean()):.0f} at order {large}; at order {median} "
+        f"{float(at.sel(bound='value', policy='vmalloc')) / 1000:.1f} µs, {spread[0]:.1f} to {spread[1]:.1f} by the "
+        f"ranges of the prices, against {float(at.sel(bound='value', policy='physical')) / 1000:.2f})",
+        value=value,
+        low=low,
+        high=high,
+        unit="times",
+        threshold=f"holds if above {1 + NEGLIGIBLE} at every order",
+        verdict=_judge(dataset, low, high, 1 + NEGLIGIBLE),
+        left_out="per-CPU lists, lazy unmapping; reclaim and compaction, which physical pages would wait for",
+    )
+
+
 def _range(share: xr.DataArray, small: int, large: int) -> str:
     return f"{float(share.sel(order=small)):.2f} to {float(share.sel(order=large)):.2f} %"
 
@@ -215,19 +324,30 @@ def summary(dataset: xr.Dataset) -> list[str]:
     lines = [
         f"On a machine aged until {index:.0%} of its free memory is unusable for order 9, physical contiguity serves "
         f"{served:.0%} of requests of orders {int(dataset['order'].min())} to {int(dataset['order'].max())}; with "
-        f"fallback {with_fallback:.1%} are served.",
+        f"virtual pages as a fallback {with_fallback:.1%} are served.",
     ]
+    price = "The price of a virtual page, in a pointer chase, the worst case"
     if bool(inside.any()):
         lines.append(
-            f"While all live pages together fit the second-level TLB ({format_bytes(reach)}), a pointer chase through "
-            f"virtual pages costs at most {float(chase.where(inside).max()):.2f} times what it costs through physical "
-            "ones."
+            f"{price}: while all live pages together fit the second-level TLB ({format_bytes(reach)}), an access costs "
+            f"at most {float(chase.where(inside).max()):.2f} times what it costs through a physical page (typically "
+            f"{float(chase.where(inside).median()):.2f})."
         )
     if bool((~inside).any()):
+        largest = float(size.max())
+        at_most = float(chase.where(~inside).max())
         lines.append(
-            f"Beyond it the price grows to {float(chase.where(~inside).max()):.2f} times, with data and page tables in "
-            "the caches: an upper bound wherever data misses add to both sides."
+            f"{'Beyond it' if inside.any() else price + ': beyond the second-level TLB'}, page walks and cache misses "
+            f"meet: the ratio reaches {at_most:.2f} at most and is {float(chase.where(size == largest).mean()):.2f} at "
+            f"{format_bytes(largest)}, where both wait for memory."
         )
+    each = per_request(dataset).sum("operation_cause").sel(bound="value").mean("seed") / 1000
+    order = int(dataset["order"].values[dataset.sizes["order"] // 2])
+    lines.append(
+        f"Making and freeing a virtual page of order {order} takes about "
+        f"{float(each.sel(order=order, policy='vmalloc')):.0f} µs, a physical one "
+        f"{float(each.sel(order=order, policy='physical')):.1f}, before either is zeroed or used."
+    )
     if dataset.sizes["seed"] < SEEDS_FOR_A_VERDICT:
         lines.append(
             f"Only {dataset.sizes['seed']} of the {SEEDS_FOR_A_VERDICT} seeds that a verdict needs: nothing is decided."

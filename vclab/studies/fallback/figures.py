@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from vclab.figures.bars import Bars, parts, served_bars, stacked_bars
+from vclab.figures.bars import Bars, parts, served_bars, stacked_bars, without_empty
 from vclab.figures.curves import Curve, Panel, cost_curves
+from vclab.figures.lifetimes import Lifetime, lifetime_curves
 from vclab.figures.memory import frame_pictures, frames_per_pixel
 from vclab.figures.style import save
-from vclab.studies.fallback.claims import live_bytes, per_access
+from vclab.studies.fallback.claims import control_ratios, live_bytes, per_access, per_request
 from vclab.units import PAGE_BYTES, format_bytes
 
 Floats = npt.NDArray[np.float64]
@@ -29,6 +30,7 @@ POLICIES = {
     "early-fallback": "contiguous, else virtual",
     "always-virtual": "virtual at once",
     "vmalloc": "virtual at once",
+    "huge-vmalloc": "virtual, 2M entries if it can",
 }
 
 
@@ -47,10 +49,14 @@ def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
     list of (str, str, str)
         File stem, title and caption of each.
     """
-    drawn = [_cost_against_reach(dataset, out), _cold_against_reach(dataset, out), _cycles_by_cause(dataset, out)]
+    drawn = [_cost_against_reach(dataset, out), _cycles_by_cause(dataset, out)]
+    if "control_cycles" in dataset:
+        drawn.append(_controls(dataset, out))
+    drawn += [_cold_against_reach(dataset, out), _success_by_order(dataset, out), _operations(dataset, out)]
+    drawn.append(_lifetimes(dataset, out))
     if "frame_state" in dataset:
         drawn.append(_memory_before_after(dataset, out))
-    return [*drawn, _success_by_order(dataset, out)]
+    return drawn
 
 
 def _cell_names(dataset: xr.Dataset) -> dict[str, str]:
@@ -126,7 +132,7 @@ def _cost_against_reach(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
         f"{format_bytes(virtual.size[worst])}.{_overlapped(panels)} Lines are medians over the orders that reach the "
         f"same live bytes and means of {_seeds(dataset)} (strokes: least to greatest), dots single orders. "
         f"{_counterfactual(dataset)}"
-        "Left out: data-cache misses."
+        "Left out: coalescing of neighbouring TLB entries."
     )
     return stem, "What an access costs, by how much memory is live", caption
 
@@ -141,9 +147,8 @@ def _cold_against_reach(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     caption = (
         f"Cold, every virtual page costs a walk, {virtual.cost[0]:.1f} cycles an access whatever is live; physical "
         f"pages share larger entries: {physical.cost[0]:.1f} cycles at {format_bytes(physical.size[0])}, "
-        f"{physical.cost[-1]:.1f} at {format_bytes(physical.size[-1])}. Independent random accesses differ only in "
-        "that some pages are met twice before others once. Left out: page tables and data that are not in the caches "
-        "yet, which is what a first touch would find."
+        f"{physical.cost[-1]:.1f} at {format_bytes(physical.size[-1])}. Data caches hold what clearing the pages has "
+        "left in them. Left out: table words that mapping the page has just written, and so left in the caches."
     )
     return stem, "The first touch of each page", caption
 
@@ -203,16 +208,141 @@ def _cycles_by_cause(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     ]
     stem = "cycles-by-cause"
     rows = [f"{cell}  {names[cell]}" for cell in dataset["cell"].values]
-    save(stacked_bars(groups, rows, parts(causes), "cycles per access of a pointer chase"), out, stem)
+    drawn, stack = without_empty(groups, parts(causes))
+    save(stacked_bars(drawn, rows, stack, "cycles per access of a pointer chase", shared=False), out, stem)
     last = groups[-1].values[2]
     walk = float(last[causes.index("page walk")])
     caption = (
         f"Of the {last.sum():.1f} cycles that an access to virtual pages (iii) costs at the largest working set, "
-        f"{last[causes.index('data access')]:.1f} are the access itself and {walk:.1f} ({walk / last.sum():.0%}) "
-        "walking page tables; open-coded pages (iv) load the page array instead. Means of "
-        f"{_seeds(dataset)} and of all orders with these live bytes. Left out: cache misses, of data and of tables."
+        f"{float(last[: causes.index('memory') + 1].sum()):.1f} are the data itself and {walk:.1f} "
+        f"({walk / last.sum():.0%}) walking page tables, their words included; open-coded pages (iv) load the page "
+        f"array instead. Each plot has its own axis. Means of {_seeds(dataset)} and of all orders with these live "
+        "bytes. Left out: write-back traffic."
     )
     return stem, "Where the cycles go", caption
+
+
+#: What each control changes, for captions and titles.
+CONTROL_TITLES = {
+    "full": "As the machine is",
+    "colour-neutral": "Colour-neutral data caches",
+    "other work": "Beside other work",
+    "first-level data": "Data at first-level cost",
+}
+
+
+def _controls(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
+    """Draw cells i to iii under each control, for the largest order that the controls cover."""
+    order = int(dataset["control_order"].max())
+    live = int(dataset["live_pages"].max())
+    steady = dataset.sel(live_pages=live, phase="steady")
+    full = steady.sel(order=order, pattern="chase", cell=["i", "ii", "iii"])
+    accesses = full["events"].sel(event="data_access", drop=True)
+    control = steady.sel(control_order=order)
+    made = control["control_events"].sel(event="data_access")
+    bars = {"full": full["cycles"].sum("cause") / accesses, "first-level data": full["first_level_cycles"] / accesses}
+    for name in dataset["control"].values:
+        bars[str(name)] = control["control_cycles"].sum("cause").sel(control=name) / made.sel(control=name)
+    ratios = control_ratios(dataset)
+    groups = [
+        Bars(
+            CONTROL_TITLES[name],
+            f"virtual over physical (iii over i): {float(ratios[name].mean()):.2f}",
+            bars[name].mean("seed").values.reshape(-1, 1),
+        )
+        for name in CONTROL_TITLES
+    ]
+    names = _cell_names(dataset)
+    stem = "controls"
+    figure = stacked_bars(
+        groups,
+        [f"{cell}  {names[cell]}" for cell in ("i", "ii", "iii")],
+        parts(["cycles per access"]),
+        f"cycles per access of a pointer chase over {format_bytes(float(PAGE_BYTES << order) * live)}",
+    )
+    save(figure, out, stem)
+    colour = abs(float(ratios["colour-neutral"].mean()) - 1) < abs(float(ratios["full"].mean()) - 1) / 2
+    caption = (
+        "The same chase, measured again. Colour-neutral caches are indexed by page offset and number of the page, so "
+        "that the frames a page happens to have make no difference; "
+        f"{'more' if colour else 'less'} than half of the gap goes with them: it is "
+        f"{'colouring' if colour else 'translation, not colouring'}. Other work takes half the entries of the "
+        "second-level TLB. With data at first-level cost only translation is left. "
+        f"Order {order}, {live} pages, means of {_seeds(dataset)}. Left out: other mixes of work."
+    )
+    return stem, "Is it translation? The controls", caption
+
+
+def _operations(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
+    """Draw the time to allocate and free one request, by cause, for three orders."""
+    each = per_request(dataset).mean("seed") / 1000
+    value = each.sel(bound="value")
+    orders = dataset["order"].values
+    shown = sorted({int(orders[0]), int(orders[len(orders) // 2]), int(orders[-1])})
+    policies = [str(name) for name in dataset["policy"].values]
+    causes = [str(cause) for cause in dataset["operation_cause"].values]
+    totals = {bound: each.sel(bound=bound).sum("operation_cause") for bound in ("low", "high")}
+    groups = [
+        Bars(
+            format_bytes(float(PAGE_BYTES << order)),
+            f"order {order}; by the ranges of the prices, vmalloc takes "
+            f"{float(totals['low'].sel(order=order, policy='vmalloc')):.1f} to "
+            f"{float(totals['high'].sel(order=order, policy='vmalloc')):.1f} µs",
+            np.nan_to_num(value.sel(order=order).transpose("policy", "operation_cause").values),
+        )
+        for order in shown
+    ]
+    drawn, stack = without_empty(groups, parts(causes))
+    stem = "time-by-cause"
+    save(
+        stacked_bars(drawn, policies, stack, "µs to allocate and free one request that is served", shared=False),
+        out,
+        stem,
+    )
+    last = value.sel(order=shown[-1]).sum("operation_cause")
+    caption = (
+        f"At order {shown[-1]} a request takes {float(last.sel(policy='vmalloc')):.0f} µs under vmalloc and "
+        f"{float(last.sel(policy='physical')):.1f} under physical, where one block stands for all the single frames. "
+        "Prices are those of the Linux preset, each with its source and its range. Each plot has its own axis; means "
+        f"of {_seeds(dataset)}. Left out: zeroing, which both kinds need alike, and per-CPU lists, which make single "
+        "frames cheaper."
+    )
+    return stem, "What making and freeing a page costs", caption
+
+
+def _lifetimes(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
+    """Draw cost per access over a page's life, for three orders."""
+    gigahertz = float(dataset.attrs["gigahertz"])
+    orders = dataset["order"].values
+    shown = sorted({int(orders[0]), int(orders[len(orders) // 2]), int(orders[-1])})
+    counts = dataset["lifetime"].values
+    access = dataset["lifetime_cycles"].sum("cause").mean("seed") / gigahertz / counts
+    made = per_request(dataset).sel(bound="value").sum("operation_cause").mean("seed")
+    beyond = np.append(counts, 10 * counts[-1])
+    plots = []
+    for order in shown:
+        lines = {}
+        for cell, policy in (("i", "physical"), ("iii", "vmalloc")):
+            alone = access.sel(order=order, lifetime_cell=cell).values
+            last = alone[-1] * counts[-1] - alone[-2] * counts[-2]
+            # What comes after the last measured access goes on as the accesses before it did.
+            steady = last / (counts[-1] - counts[-2])
+            alone = np.append(alone, (alone[-1] * counts[-1] + steady * (beyond[-1] - counts[-1])) / beyond[-1])
+            lines[cell] = alone, alone + float(np.nan_to_num(made.sel(order=order, policy=policy))) / beyond
+        title = f"{format_bytes(float(PAGE_BYTES << order))}, order {order}"
+        plots.append(Lifetime(title, beyond, lines["i"][1], lines["iii"][1], lines["i"][0], lines["iii"][0]))
+    stem = "cost-over-a-life"
+    save(lifetime_curves(plots), out, stem)
+    last_plot = plots[-1]
+    caption = (
+        f"A page of order {shown[-1]} that is accessed {beyond[-2]:,} times costs "
+        f"{float(last_plot.virtual[-2]):.2f} ns per access if it is virtual and {float(last_plot.physical[-2]):.2f} if "
+        f"it is physical, of which {float(last_plot.virtual_access[-2]):.2f} and "
+        f"{float(last_plot.physical_access[-2]):.2f} are the accesses. Uniform random accesses to one page from the "
+        "first touch on, each waiting for the last; the last point goes on at the rate of the accesses before it. Left "
+        "out: reclaim and compaction, which a physical page may have to wait for."
+    )
+    return stem, "What an access costs over a page’s life", caption
 
 
 def _memory_before_after(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:

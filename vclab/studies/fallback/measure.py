@@ -1,23 +1,12 @@
 """The price of falling back: paired cells on an aged machine, and the policies on one request trace.
 
-Four cells on identical offsets tell mapping size, placement and virtual contiguity apart:
-
-====  ===========  =======================================================================
-cell  frames       mapping
-====  ===========  =======================================================================
-i     contiguous   direct map
-ii    contiguous   4K entries in the vmalloc area
-iii   scattered    4K entries in the vmalloc area
-iv    the same     direct map, as open-coded pages: the page array's word is loaded first
-====  ===========  =======================================================================
-
-ii - i is mapping size, iii - ii placement, iii - iv what virtual contiguity costs or saves against open coding.
-Placement costs exactly nothing until data caches or coalescing TLBs are modelled: no 4K entry knows its neighbours.
+Every working set is measured in the four cells of :mod:`vclab.studies.cells`. Some of them are measured again under two
+controls: with colour-neutral data caches, which no placement of frames can please or displease, and with other work
+that takes half of the second-level TLB.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -32,25 +21,34 @@ from vckernels.buddy import describe_frames
 from vckernels.causes import Cause
 from vclab import presets, recordings, streams
 from vclab.ageing import REPLACED
+from vclab.background import Background
 from vclab.compound import POLICIES, CompoundPage
 from vclab.errors import OutOfMemory
 from vclab.gfp import GFP_VFALLBACK
-from vclab.ledger import ACCESS_CAUSES, price_access, price_overlapped
-from vclab.studies import Progress
-from vclab.system import RECORDED, System, check_paging, check_size
-from vclab.units import PAGE_BYTES, PAGE_SHIFT
-
-CELLS = ("i", "ii", "iii", "iv")
-PATTERNS = {"uniform": streams.uniform, "chase": streams.chase}
-PHASES = ("cold", "steady")
-EVENTS = (
-    Cause.DATA_ACCESS,
-    Cause.PAGE_ARRAY_ACCESS,
-    Cause.FIRST_LEVEL_TLB_HIT,
-    Cause.SECOND_LEVEL_TLB_HIT,
-    Cause.WALK,
-    Cause.WALK_REFERENCE,
+from vclab.ledger import (
+    ACCESS_CAUSES,
+    DATA_CAUSES,
+    OPERATION_CAUSES,
+    price_access,
+    price_operations,
+    price_overlapped,
+    served_latencies,
 )
+from vclab.mmu import MmuOptions, tlb_entries
+from vclab.presets import CpuPreset, LinuxPreset
+from vclab.studies import Progress
+from vclab.studies.cells import CELLS, EVENT_NAMES, EVENTS, PHASES, Cells, all_counts, coalescible, digest, offsets_for
+from vclab.system import RECORDED, System, check_paging, check_size
+from vclab.units import PAGE_BYTES
+
+PATTERNS = {"uniform": streams.uniform, "chase": streams.chase}
+#: Cells of the controls, which are about the first three, and about a chase.
+CONTROL_CELLS = CELLS[:3]
+CONTROLS = ("colour-neutral", "other work")
+#: Accesses to one page after its allocation, at which the cost so far is noted.
+LIFETIMES = (1, 10, 100, 1_000, 10_000, 100_000)
+LIFETIME_CELLS = ("i", "iii")
+STEPS = ("allocate", "free")
 WORK = (
     Cause.ALLOCATION,
     Cause.FREE,
@@ -63,6 +61,12 @@ WORK = (
     Cause.ENTRY_WRITE,
     Cause.AREA_RESERVE,
     Cause.AREA_STEP,
+    Cause.AREA_RELEASE,
+    Cause.STRUCT_PAGE,
+    Cause.FLUSH_CALL,
+    Cause.TLB_INVALIDATION,
+    Cause.TLB_FLUSH,
+    Cause.INTERRUPT,
 )
 
 
@@ -81,13 +85,17 @@ class Parameters(BaseModel):
     unusable: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="unusable free index to age to")
     free: Annotated[float, Field(gt=0, lt=1)] = Field(0.30, description="free share to age to")
     tail: Literal["never", "hour", "day"] = Field("hour", description="lifetime of what outlived the recording")
+    prefetch: bool = Field(True, description="the CPU's prefetchers are on")
+    control_orders: list[Annotated[int, Field(ge=1, le=10)]] = Field(
+        [3, 9], description="orders that are measured again under the controls"
+    )
     orders: list[Annotated[int, Field(ge=1, le=10)]] = Field(list(range(1, 11)), min_length=1)
     live_pages: list[Annotated[int, Field(ge=1, le=4096)]] = Field([1, 4, 16, 64, 256], min_length=1)
     accesses: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
         35_000, description="fewest accesses of a steady phase"
     )
     requests: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        256, description="requests of the policy trace, per order"
+        128, description="requests of the policy trace, per order"
     )
     seeds: Annotated[int, Field(ge=1, le=1000)] = Field(5, description="independent ageings")
     seed: int = Field(1, ge=0, description="first seed")
@@ -95,10 +103,12 @@ class Parameters(BaseModel):
     @model_validator(mode="after")
     def _exists(self) -> Self:
         """Refuse presets and sizes that do not exist before any work is done."""
-        for name in ("orders", "live_pages"):
+        for name in ("orders", "live_pages", "control_orders"):
             values = getattr(self, name)
             if values != sorted(set(values)):
                 raise ValueError(f"{name} must ascend, each value once")
+        if not set(self.control_orders) <= set(self.orders):
+            raise ValueError("control_orders must be among orders")
         if self.recording not in recordings.names() and not Path(self.recording).exists():
             known = ", ".join(recordings.names())
             raise ValueError(f"no recording {self.recording!r}; name a path, or one of those shipped: {known}")
@@ -114,6 +124,7 @@ QUICK = {
     "seeds": 1,
     "memory": "1GiB",
     "orders": [1, 3, 5, 7, 9],
+    "control_orders": [9],
     "live_pages": [1, 4, 16],
     "accesses": 10_000,
     "requests": 64,
@@ -127,6 +138,16 @@ ASSUMPTIONS = (
         "ageing.old-blocks",
         "by order",
         "an order with no block when the recording began gets the curve of the one below",
+    ),
+    (
+        "cache.cleared",
+        "last pages",
+        "data caches begin as clearing the pages in turn leaves them; page tables not cached",
+    ),
+    (
+        "other-work.mix",
+        "50 % kernel, 10 % stacks, 40 % user",
+        "half the entries of the second-level TLB, one access after each of the stream",
     ),
     ("requests", "each order alike", "kernels do not ask for all orders equally often; shares are given by order too"),
 )
@@ -148,6 +169,7 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
         direct_map=parameters.direct_map,
         recording=parameters.recording,
         seed=point,
+        mmu=MmuOptions(prefetch=parameters.prefetch),
     )
     before = _frame_states(system)
     progress(0.02, "ageing memory")
@@ -157,10 +179,14 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
     after = _frame_states(system)
     parts = []
     for done, order in enumerate(parameters.orders):
-        progress(0.4 + 0.6 * done / len(parameters.orders), f"order {order}")
+        progress(0.3 + 0.6 * done / len(parameters.orders), f"order {order}")
         cells = _measure_cells(system, parameters, order, point)
         parts.append(cells.merge(_run_policies(system, parameters, order, point)))
     dataset = xr.concat(parts, xr.Variable("order", parameters.orders))
+    progress(0.9, "controls")
+    controls = [_measure_controls(system, parameters, order, point) for order in parameters.control_orders]
+    if controls:
+        dataset["control_events"] = xr.concat(controls, xr.Variable("control_order", parameters.control_orders))
     dataset["unusable_index"] = xr.Variable("target_order", [system.unusable_free_index(order) for order in range(11)])
     dataset["free_share"] = xr.Variable((), system.memory.free_share)
     dataset["buddyinfo"] = xr.Variable("target_order", system.buddyinfo()[0])
@@ -178,121 +204,75 @@ def _frame_states(system: System) -> npt.NDArray[np.uint8]:
     return states
 
 
-class _Cells:
-    """The same working set reached in four ways."""
-
-    def __init__(self, aged: System, order: int, count: int, rng: np.random.Generator) -> None:
-        self.nbytes = PAGE_BYTES << order
-        self.contiguous = aged.copy(policy="physical")
-        self.scattered = aged.copy(policy="vmalloc")
-        self.counterfactual = 0
-        starts = self._contiguous_starts(order, count, rng)
-        self.pages = [self.scattered.alloc_pages(order, GFP_VFALLBACK) for _ in range(count)]
-        direct = self.contiguous.direct_map
-        frames = starts[:, None] + np.arange(1 << order)
-        self.direct = np.array([direct.address(int(start)) for start in starts], np.uint64)
-        self.remapped = np.array([self.contiguous.vmap(block) for block in frames], np.uint64)
-        self.virtual = np.array([page.address for page in self.pages], np.uint64)
-        scattered_frames = np.concatenate([page.frames for page in self.pages])
-        self.open_coded = np.uint64(direct.start) + (scattered_frames.astype(np.uint64) << np.uint64(PAGE_SHIFT))
-        self.arrays = np.array([direct.start + page.array_address for page in self.pages], np.uint64)
-
-    def _contiguous_starts(self, order: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        """Return first frames of contiguous blocks: what ``physical`` wins, then counterfactual ones.
-
-        A request that fails is paired with a block of the machine that nobody else of these pages has, free or not.
-        """
-        zone = self.contiguous.memory.zone
-        won: list[int] = []
-        for _ in range(count):
-            try:
-                won.append(int(self.contiguous.alloc_pages(order, GFP_VFALLBACK).frames[0]))
-            except OutOfMemory:
-                break
-        self.counterfactual = count - len(won)
-        if self.counterfactual:
-            every = zone.first_frame + np.arange(0, zone.frames, 1 << order)
-            others = np.setdiff1d(every, np.array(won, np.int64))
-            if len(others) < self.counterfactual:
-                raise OutOfMemory(
-                    f"the machine has no {count} blocks of order {order}; give it more memory or lower live_pages"
-                )
-            won += rng.choice(others, self.counterfactual, replace=False).tolist()
-        return np.array(won, np.int64)
-
-    def access(self, cell: str, live: int, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Run offsets over the first ``live`` pages in one cell; return event counts."""
-        if cell == "iv":
-            pages = self.nbytes // PAGE_BYTES
-            cost = self.scattered.access_at(
-                self.open_coded[: live * pages],
-                PAGE_BYTES,
-                offsets,
-                arrays=self.arrays[:live],
-                array_nbytes=self.nbytes,
-            )
-        else:
-            system = self.scattered if cell == "iii" else self.contiguous
-            bases = {"i": self.direct, "ii": self.remapped, "iii": self.virtual}[cell]
-            cost = system.access_at(bases[:live], self.nbytes, offsets)
-        return cost.counts[list(EVENTS)]
-
-    def flush(self) -> None:
-        """Empty the TLBs."""
-        self.contiguous.mmu.flush()
-        self.scattered.mmu.flush()
+def _stream_seed(pattern: str, seed: int) -> int:
+    return int.from_bytes(pattern.encode()[:4]) + seed
 
 
 def _measure_cells(aged: System, parameters: Parameters, order: int, seed: int) -> xr.Dataset:
-    most = max(parameters.live_pages)
-    cells = _Cells(aged, order, most, np.random.default_rng([seed, order]))
+    cells = Cells(aged, order, max(parameters.live_pages), np.random.default_rng([seed, order]))
     shape = (len(parameters.live_pages), len(CELLS), len(PATTERNS), len(PHASES), len(EVENTS))
     events = np.zeros(shape, np.int64)
     digests = np.empty((len(parameters.live_pages), len(PATTERNS)), object)
     for k, live in enumerate(parameters.live_pages):
-        pages = live << order
-        steady = max(pages, parameters.accesses)
         for p, (pattern, stream) in enumerate(PATTERNS.items()):
-            offsets = stream(live * cells.nbytes, 2 * pages + steady, int.from_bytes(pattern.encode()[:4]) + seed)
-            digests[k, p] = hashlib.blake2b(offsets.data, digest_size=8).hexdigest()
-            cells.flush()
+            offsets = offsets_for(stream, live * cells.nbytes, parameters.accesses, _stream_seed(pattern, seed))
+            digests[k, p] = digest(offsets)
             for c, cell in enumerate(CELLS):
-                events[k, c, p, 0] = cells.access(cell, live, offsets[:pages])
-                cells.access(cell, live, offsets[pages : 2 * pages])
-                events[k, c, p, 1] = cells.access(cell, live, offsets[2 * pages :])
-                cells.flush()
+                events[k, c, p] = cells.measure(cell, live, offsets)
     runs = np.concatenate([page.run_lengths for page in cells.pages])
     return xr.Dataset(
         {
             "events": (("live_pages", "cell", "pattern", "phase", "event"), events),
             "offsets_digest": (("live_pages", "pattern"), digests.astype(str)),
+            "frames_digest": (("cell",), [digest(cells.frames(cell)) for cell in CELLS]),
+            "lifetime_events": (("lifetime_cell", "lifetime", "event"), _measure_lifetimes(cells, seed)),
             "counterfactual": ((), cells.counterfactual),
             "mean_run_length": ((), float(runs.mean())),
-            "aligned_groups_of_four": ((), _coalescible(cells.pages)),
+            "aligned_groups_of_four": ((), coalescible(cells.pages)),
         }
     )
 
 
-def _coalescible(pages: Sequence[CompoundPage]) -> float:
-    """Return the share of aligned groups of four pages whose frames are consecutive and aligned."""
-    large = [page.frames.reshape(-1, 4) for page in pages if page.order >= 2]
-    if not large:
-        return 0.0
-    groups = np.concatenate(large)
-    whole = (groups[:, 0] % 4 == 0) & (np.diff(groups, axis=1) == 1).all(axis=1)
-    return float(whole.mean())
+def _measure_lifetimes(cells: Cells, seed: int) -> npt.NDArray[np.int64]:
+    """Return what the first accesses to a single fresh page cause, up to each of ``LIFETIMES``."""
+    offsets = streams.uniform(cells.nbytes, LIFETIMES[-1], seed)
+    counts = np.zeros((len(LIFETIME_CELLS), len(LIFETIMES), len(EVENTS)), np.int64)
+    for c, cell in enumerate(LIFETIME_CELLS):
+        cells.prepare(cell, 1)
+        for n, (start, stop) in enumerate(zip((0, *LIFETIMES[:-1]), LIFETIMES, strict=True)):
+            counts[c, n] = cells.access(cell, 1, offsets[start:stop])
+    return counts.cumsum(axis=1)
+
+
+def _measure_controls(aged: System, parameters: Parameters, order: int, seed: int) -> xr.DataArray:
+    """Measure a chase again: with colour-neutral caches, and beside other work."""
+    most = max(parameters.live_pages)
+    busy = aged.copy()
+    busy.set_background(Background(pages=busy.mmu.entries("4K")[-1] // 2))
+    shape = (len(parameters.live_pages), len(CONTROL_CELLS), len(CONTROLS), len(PHASES), len(EVENTS))
+    events = np.zeros(shape, np.int64)
+    for n, control in enumerate(CONTROLS):
+        base = busy if control == "other work" else aged
+        cells = Cells(base, order, most, np.random.default_rng([seed, order]))
+        if control == "colour-neutral":
+            cells.set_options(MmuOptions("colour-neutral", prefetch=parameters.prefetch))
+        for k, live in enumerate(parameters.live_pages):
+            offsets = offsets_for(streams.chase, live * cells.nbytes, parameters.accesses, _stream_seed("chase", seed))
+            for c, cell in enumerate(CONTROL_CELLS):
+                events[k, c, n] = cells.measure(cell, live, offsets)
+    return xr.DataArray(events, dims=("live_pages", "control_cell", "control", "phase", "event"))
 
 
 def _run_policies(aged: System, parameters: Parameters, order: int, seed: int) -> xr.Dataset:
     """Give every policy the same requests on a copy of the same machine, then free all in one random order."""
     names = list(POLICIES)
     outcome = np.zeros((len(names), 3), np.int64)
-    work = np.zeros((len(names), len(WORK)), np.int64)
+    work = np.zeros((len(names), len(STEPS), len(WORK)), np.int64)
     overhead = np.zeros((len(names), 3), np.int64)
     free_order = np.random.default_rng([seed, order, 2]).permutation(parameters.requests)
     for row, name in enumerate(names):
         system = aged.copy(policy=name)
-        start = system.ledger.counts.copy()
+        counts = [system.ledger.counts]
         free_before = system.memory.zone.free_frames
         pages: list[CompoundPage | None] = []
         for _ in range(parameters.requests):
@@ -300,6 +280,7 @@ def _run_policies(aged: System, parameters: Parameters, order: int, seed: int) -
                 pages.append(system.alloc_pages(order, GFP_VFALLBACK))
             except OutOfMemory:
                 pages.append(None)
+        counts.append(system.ledger.counts)
         served = [page for page in pages if page is not None]
         virtual = sum(page.is_virtual for page in served)
         outcome[row] = len(served) - virtual, virtual, len(pages) - len(served)
@@ -309,12 +290,13 @@ def _run_policies(aged: System, parameters: Parameters, order: int, seed: int) -
             page = pages[index]
             if page is not None:
                 system.free_pages(page)
+        counts.append(system.ledger.counts)
         overhead[row, 2] = free_before - system.memory.zone.free_frames
-        work[row] = (system.ledger.counts - start)[list(WORK)]
+        work[row] = np.diff(counts, axis=0)[:, list(WORK)]
     return xr.Dataset(
         {
             "outcome": (("policy", "answer"), outcome),
-            "work": (("policy", "operation"), work),
+            "work": (("policy", "step", "operation"), work),
             "attributed_bytes": ("policy", overhead[:, 0]),
             "marginal_frames": ("policy", overhead[:, 1]),
             "retained_frames": ("policy", overhead[:, 2]),
@@ -334,7 +316,12 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
         cell=list(CELLS),
         pattern=list(PATTERNS),
         phase=list(PHASES),
-        event=[cause.name.lower() for cause in EVENTS],
+        event=EVENT_NAMES,
+        control_cell=list(CONTROL_CELLS),
+        control=list(CONTROLS),
+        lifetime=list(LIFETIMES),
+        lifetime_cell=list(LIFETIME_CELLS),
+        step=list(STEPS),
         policy=list(POLICIES),
         answer=["physical", "virtual", "failed"],
         operation=[cause.name.lower() for cause in WORK],
@@ -342,47 +329,59 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
         moment=["before", "after"],
     )
     cpu = presets.cpu(parameters.cpu)
-    dataset = priced(dataset, cpu)
+    dataset = priced(dataset, cpu, presets.linux(parameters.linux))
     for name, unit in _UNITS.items():
-        dataset[name].attrs["units"] = unit
+        if name in dataset:
+            dataset[name].attrs["units"] = unit
     recording = recordings.load(parameters.recording)
-    dataset.attrs = {
+    reach = [PAGE_BYTES * entries for entries in tlb_entries(cpu, "4K")]
+    dataset.attrs |= {
         "study": "fallback",
         "vclab_version": version("vclab"),
         "parameters": parameters.model_dump_json(),
         "recording": recording.name,
         "recording_digest": recording.digest,
         "machine": "recorded machine" if parameters.memory == RECORDED else parameters.memory,
-        "first_level_reach_bytes": PAGE_BYTES * _entries(cpu, 1),
-        "second_level_reach_bytes": PAGE_BYTES * _entries(cpu, 2),
+        "first_level_reach_bytes": reach[0],
+        "second_level_reach_bytes": reach[-1],
         "left_out": LEFT_OUT,
     }
     return dataset
 
 
-def priced(dataset: xr.Dataset, cpu: presets.CpuPreset) -> xr.Dataset:
-    """Return results with ``cycles`` by cause and ``overlapped_cycles`` from a preset, replacing what was there."""
-    events = dataset["events"]
-    counts = np.zeros((*events.shape[:-1], len(Cause)), np.int64)
-    counts[..., list(EVENTS)] = events.values
-    flat = counts.reshape(-1, len(Cause))
-    cycles = np.array([list(price_access(row, cpu).values()) for row in flat])
-    overlapped = np.array([price_overlapped(row, cpu) for row in flat])
-    dims = events.dims[:-1]
-    dataset = dataset.assign_coords(cause=list(ACCESS_CAUSES))
-    dataset["cycles"] = ((*dims, "cause"), cycles.reshape(*events.shape[:-1], -1))
-    dataset["overlapped_cycles"] = (dims, overlapped.reshape(events.shape[:-1]))
+def priced(dataset: xr.Dataset, cpu: CpuPreset, linux: LinuxPreset) -> xr.Dataset:
+    """Return results with all cycles and nanoseconds anew from their counts, by the prices of two presets."""
+    dataset = dataset.assign_coords(
+        cause=list(ACCESS_CAUSES), operation_cause=list(OPERATION_CAUSES), bound=["value", "low", "high"]
+    )
+    for prefix in ("", "control_", "lifetime_"):
+        if f"{prefix}events" not in dataset:
+            continue
+        events = dataset[f"{prefix}events"]
+        counts = all_counts(events.transpose(..., "event").values)
+        dims = [dim for dim in events.dims if dim != "event"]
+        dataset[f"{prefix}cycles"] = ((*dims, "cause"), price_access(counts, cpu))
+        dataset[f"{prefix}overlapped_cycles"] = (dims, price_overlapped(counts, cpu))
+    # What translation alone costs: every data access at the price of a first-level hit.
+    translation = dataset["cycles"].drop_sel(cause=list(DATA_CAUSES)).sum("cause")
+    first_level = float(served_latencies(cpu)[0]) * dataset["events"].sel(event="data_access", drop=True)
+    dataset["first_level_cycles"] = translation + first_level
+    work = dataset["work"].transpose(..., "operation")
+    counts = np.zeros((*work.shape[:-1], len(Cause)), np.int64)
+    counts[..., list(WORK)] = work.values
+    nanoseconds = [price_operations(counts, linux, cpu, str(bound)) for bound in dataset["bound"].values]
+    dataset["operation_ns"] = (("bound", *work.dims[:-1], "operation_cause"), np.stack(nanoseconds))
+    dataset.attrs["gigahertz"] = cpu.clock.gigahertz.value
     return dataset
-
-
-def _entries(cpu: presets.CpuPreset, level: int) -> int:
-    return sum(array.entries.value for array in cpu.tlb if array.level == level and "4K" in array.page_sizes.value)
 
 
 _UNITS = {
     "events": "1",
     "cycles": "cycles",
     "overlapped_cycles": "cycles",
+    "control_cycles": "cycles",
+    "lifetime_cycles": "cycles",
+    "operation_ns": "ns",
     "attributed_bytes": "bytes",
     "marginal_frames": "frames",
     "retained_frames": "frames",
@@ -393,12 +392,11 @@ _UNITS = {
 }
 
 LEFT_OUT = (
-    "Data caches: every data access costs a first-level hit and every walk finds its tables in the caches, so the "
-    "share of translation is an upper bound where data would miss and a lower one where tables would. "
-    "Coalescing of neighbouring entries, paging-structure caches, prefetchers, other users of the TLB. Reclaim, "
-    "compaction, per-CPU lists, watermarks. The time of allocation and free: they are counted, not priced. NUMA "
-    "placement, TLB sharing between hardware threads. Correlated deaths: blocks of one process die together in "
-    "reality, one by one here. Because of the first three, what scattered frames cost (iii - ii) is exactly 0. Virtual "
-    "pages are unmapped with one INVLPG a page at once, neither lazily nor by a full flush. Page arrays of more than a "
-    "page are blocks, as in the RFC; Linux 6.18 maps those virtually too."
+    "Reclaim, compaction, per-CPU lists, watermarks. Coalescing of neighbouring TLB entries: the share of aligned "
+    "groups of four frames that could be coalesced is in the results. Exact LRU everywhere: real caches miss less just "
+    "beyond their capacity. Write-back traffic and back-invalidation of data caches; bandwidth. Table words are not in "
+    "the caches when a page is first touched, though mapping it has just written them. NUMA placement, TLB sharing "
+    "between hardware threads. Correlated deaths: blocks of one process die together in reality, one by one here. "
+    "Virtual pages are flushed at once when they are freed, neither lazily nor by broadcast; the refills that a flush "
+    "causes are in the study overhead. Claims between migratetypes are counted, not priced."
 )

@@ -1,0 +1,118 @@
+"""The schema of a Linux preset: the rules of a release and what its operations cost."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field
+
+from vclab.errors import ConfigurationError
+from vclab.presets.sourced import Cost, Count, Labelled, Model, Name, Preset, Switch, Text, WholeNumber
+
+Address = Annotated[int, BeforeValidator(lambda text: int(str(text), 16)), Field(ge=1 << 63, lt=1 << 64)]
+Migratetype = Literal["unmovable", "movable", "reclaimable"]
+
+
+class Fallbacks(Model):
+    """For each migratetype, the others to take from when its own free lists are empty, in order."""
+
+    unmovable: Labelled[tuple[Migratetype, ...]]
+    movable: Labelled[tuple[Migratetype, ...]]
+    reclaimable: Labelled[tuple[Migratetype, ...]]
+
+
+class AddressSpace(Model):
+    """Where the kernel's ranges lie without KASLR; addresses are hexadecimal strings in the file.
+
+    ``vmemmap``: all ``struct page`` descriptors, one after another by frame number.
+    """
+
+    name: Name
+    levels: Literal[4, 5]
+    direct_map_start: Labelled[Address]
+    vmalloc_start: Labelled[Address]
+    vmalloc_bytes: Labelled[Count]
+    vmemmap_start: Labelled[Address]
+
+
+class Structures(Model):
+    """Sizes of what describes a vmalloc area in another release; 0 bytes: it has no such structure."""
+
+    name: Text
+    vm_struct_allocated_bytes: Labelled[Count]
+    vmap_area_bytes: Labelled[WholeNumber]
+    page_array_kmalloc: Labelled[Switch]
+
+
+class Costs(Model):
+    """Prices of operations, in nanoseconds or cycles as the field's name says.
+
+    ``allocation``, ``free``: one block, to or from free lists; ``split``, ``merge``: one halving, one union.
+    ``area_search_step``: one step of a search for address space. ``area_reserve``, ``area_release``: the
+    structures of one vmalloc area and its place in the trees. ``entry_write``: one page-table word.
+    ``table_page``: one table, beyond its allocation and zeroing. ``zero_page``, ``copy_page``: 4 KiB.
+    ``struct_page``: one struct page of a compound page. ``flush_call``, ``flush_page``, ``flush_full``: the
+    fixed part of a range flush, each page of it, and a flush of everything. ``interrupt``: one round trip to
+    the other CPUs per flush. ``migrate_page``: moving one 4 KiB page, copy included.
+    """
+
+    allocation_ns: Cost
+    free_ns: Cost
+    split_ns: Cost
+    merge_ns: Cost
+    area_search_step_ns: Cost
+    area_reserve_ns: Cost
+    area_release_ns: Cost
+    entry_write_ns: Cost
+    table_page_ns: Cost
+    zero_page_ns: Cost
+    copy_page_ns: Cost
+    struct_page_ns: Cost
+    flush_call_cycles: Cost
+    flush_page_cycles: Cost
+    flush_full_cycles: Cost
+    interrupt_ns: Cost
+    migrate_page_ns: Cost
+
+
+class LinuxPreset(Preset):
+    """A Linux rule set; each number's label names the release it was read from.
+
+    ``page_array_kmalloc``: whether an area's array of pages is allocated physically contiguous even where it is
+    longer than a page. ``page_table_isolation`` takes effect on CPUs whose ``isolation.meltdown`` is true.
+    ``structures``: sizes of other releases, to compare them under these rules.
+    """
+
+    page_block_order: Labelled[Count]
+    max_page_order: Labelled[Count]
+    costly_order: Labelled[Count]
+    vm_struct_bytes: Labelled[Count]
+    vm_struct_allocated_bytes: Labelled[Count]
+    vmap_area_bytes: Labelled[WholeNumber]
+    page_array_entry_bytes: Labelled[Count]
+    page_array_kmalloc: Labelled[Switch]
+    table_entry_bytes: Labelled[Count]
+    guard_pages: Labelled[Count]
+    tlb_single_page_flush_ceiling: Labelled[Count]
+    page_table_isolation: Labelled[Switch]
+    fallbacks: Fallbacks
+    costs: Costs
+    address_space: tuple[AddressSpace, ...]
+    structures: tuple[Structures, ...] = ()
+
+    def with_structures(self, release: str) -> Self:
+        """Return the same rules with the sizes of structures that a release has; its own for its own name.
+
+        Raises
+        ------
+        ConfigurationError
+            If the preset lists no such release.
+        """
+        if release == self.name:
+            return self
+        for sizes in self.structures:
+            if sizes.name == release:
+                fields = {field: getattr(sizes, field) for field in Structures.model_fields if field != "name"}
+                return self.model_copy(update=fields)
+        known = ", ".join([self.name, *(sizes.name for sizes in self.structures)])
+        raise ConfigurationError(f"linux preset {self.name} has no structures of {release!r}; it has {known}")

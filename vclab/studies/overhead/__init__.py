@@ -1,0 +1,25 @@
+"""What does a virtually contiguous page take beside its own frames: memory, time, and other CPUs' translations?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vclab.studies.overhead.claims import claims, summary
+from vclab.studies.overhead.measure import ASSUMPTIONS, QUICK, Parameters, combine, points, run_point
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import xarray as xr
+
+__all__ = ["ASSUMPTIONS", "QUICK", "Parameters", "claims", "combine", "figures", "points", "run_point", "summary"]
+
+
+def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
+    """Write the study's figures to a folder; return file stem, title and caption of each.
+
+    Plotting is imported here, so that workers, which only measure, start without it.
+    """
+    from vclab.studies.overhead.figures import figures as draw
+
+    return draw(dataset, out)
