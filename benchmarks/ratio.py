@@ -108,12 +108,22 @@ def arrays(value: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
             yield from arrays(part, f"{name}.{field}")
 
 
+def _forget_scratch(arguments: tuple[Any, ...]) -> None:
+    """Clear what an MMU leaves behind that means nothing: lines that have been loaded, what looking ahead read."""
+    for state in arguments:
+        if isinstance(state, mmu_kernels.Mmu):
+            state.queue[1:] = 0
+            state.control[mmu_kernels.Control.SEEN] = 0
+
+
 def difference(workload: Workload) -> str | None:
     """Run both sides once and return what differs in answer or state, or None. Warms both up, too."""
     ours, theirs = workload.start(), workload.start()
     answer, twin_answer = workload.kernel(*ours), workload.twin(*theirs)
     if answer != twin_answer:
         return f"the kernel answers {answer}, the twin {twin_answer}"
+    _forget_scratch(ours)
+    _forget_scratch(theirs)
     for (name, array), (_, twin_array) in zip(arrays(ours), arrays(theirs), strict=True):
         if not np.array_equal(array, twin_array):
             place = int(np.flatnonzero(array.ravel() != twin_array.ravel())[0])

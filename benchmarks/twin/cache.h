@@ -145,12 +145,12 @@ INLINE int64_t receive(const struct data_cache *c, const struct rings *r, int64_
     return evicted;
 }
 
-/* One tag of the last level's set of a line: reading it brings the set near. */
-INLINE int64_t glance(const struct data_cache *c, int64_t line)
+/* Brings the set that a line has in the last level near. */
+INLINE void glance(const struct data_cache *c, int64_t line)
 {
     const struct rings *r = &c->rings[c->levels > 2 ? 2 : 1];
 
-    return c->tags[r->first_tag + locate(r, line).set * r->ways];
+    __builtin_prefetch(&c->tags[r->first_tag + locate(r, line).set * r->ways], 1);
 }
 
 /* Loads a line from a level on; returns the level that held it, or the number of levels for memory. */

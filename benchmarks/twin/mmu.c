@@ -387,10 +387,10 @@ static int64_t drain(const struct mmu *mmu)
     const struct mmu copy = *mmu, *m = &copy;
     const int64_t waiting = m->queue[0];
     const bool trains = m->control[MMU_STREAM_LINES] || m->control[MMU_NEXT_PAGE];
-    int64_t last_miss = m->control[MMU_LAST_MISS_SET], seen = 0, leaving = 0;
+    int64_t last_miss = m->control[MMU_LAST_MISS_SET], leaving = 0;
 
     for (int64_t at = 1; at <= waiting; at++) {
-        seen ^= glance(&m->cache, m->queue[at + AHEAD] >> KIND_BITS);
+        glance(&m->cache, m->queue[at + AHEAD] >> KIND_BITS);
 
         int64_t line = m->queue[at] >> KIND_BITS, kind = m->queue[at] & ((1 << KIND_BITS) - 1);
         int64_t served = load_line(&m->cache, line, 0);
@@ -426,7 +426,6 @@ static int64_t drain(const struct mmu *mmu)
     }
     m->queue[0] = 0;
     m->control[MMU_LAST_MISS_SET] = last_miss;
-    m->control[MMU_SEEN] = seen;
     return leaving;
 }
 
@@ -489,8 +488,8 @@ int64_t twin_access(const struct mmu *mmu, const struct page_tables *tables, con
     const int64_t mode = m->control[MMU_DATA_MODE], neutral = m->control[MMU_NEUTRAL_BASE];
     const int64_t array_within = (1L << o.array_shift) - 1;
     const bool open_coded = o.arrays_length > 0;
-    /* None may wait where a data miss can change the TLB. */
-    const int64_t room = m->control[MMU_NEXT_PAGE] ? 0 : QUEUE;
+    /* Where a data miss can change the TLB, none may wait that lies first or last in its page. */
+    const bool next_page = m->control[MMU_NEXT_PAGE];
     int64_t last = -1, frame = -1, page = 0, repeated = 0;
 
     for (int64_t i = 0; i < count; i++) {
@@ -535,7 +534,7 @@ int64_t twin_access(const struct mmu *mmu, const struct page_tables *tables, con
                 queue(m, neutral + (offset >> 6), kind);
             }
         }
-        if (m->queue[0] > room && finish(m, p, r, page))
+        if ((m->queue[0] >= QUEUE || (next_page && (((address >> 6) + 1) & 63) <= 1)) && finish(m, p, r, page))
             last = -1;
     }
     finish(m, p, r, page);

@@ -184,7 +184,7 @@ def test_a_small_working_set_costs_first_level_hits() -> None:
     system = System(memory="128MiB", cpus=2, seed=1)
     cycles = priced(measure(system, 3, 4, 1, 100), system.cpu, system.linux)["cycles"].sel(phase="steady")
     total = cycles.sum("cause").sel(operation="page_address")
-    hit = system.cpu.latency.first_level_data.value
+    hit = system.cpu.data_cache[0].latency.value
     assert float(total.sel(kind="no fallback")) == ARITHMETIC
     assert float(total.sel(kind="physical")) == 1 + ARITHMETIC + hit
     assert float(total.sel(kind="virtual")) == 1 + 2 * hit

@@ -143,17 +143,13 @@ class Latency(Model):
 
     ``second_level_tlb_hit`` is what a first-level miss that hits the second level adds, ``first_level_fill_conflict``
     what a load adds that hits the first-level TLB and misses the first-level cache in the set of the miss just
-    before it, ``accessed_dirty_update`` the locked update of a page-table entry, ``invlpg`` one INVLPG,
-    ``full_flush`` one write of CR3; refills come on top of the last two.
+    before it, ``accessed_dirty_update`` the locked update of a page-table entry. What a flush costs is in the Linux
+    preset.
     """
 
-    first_level_data: Sourced[Quantity]
     second_level_tlb_hit: Sourced[Quantity]
-    walk: Sourced[Quantity]
     first_level_fill_conflict: Sourced[Amount]
     accessed_dirty_update: Sourced[Amount]
-    invlpg: Sourced[Quantity]
-    full_flush: Sourced[Quantity]
 
 
 class Overlap(Model):

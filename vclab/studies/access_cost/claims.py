@@ -290,8 +290,8 @@ def summary(dataset: xr.Dataset) -> list[str]:
     first = sweep(dataset, parameters["sweep_patterns"][0]).isel(row=[-1])
     cold = {cell: float(serial(first, cell, "cold").mean()) for cell in ("i", "iii")}
     lines.append(
-        f"Cold, the first touch of each page costs {cold['iii']:.0f} cycles against {cold['i']:.0f} over the largest of "
-        "these, in caches as clearing the pages leaves them."
+        f"Cold, the first touch of each page costs {cold['iii']:.0f} cycles against {cold['i']:.0f} over the largest "
+        "of these, in caches as clearing the pages leaves them."
     )
     lines.append(_huge_summary(dataset))
     short = dataset["huge_share"].mean("seed")

@@ -177,6 +177,9 @@ def _draw_plot(axes: Axes, plot: Plot) -> None:
         axes.vlines(line.x, line.low, line.high, color=line.look.colour, linewidth=1)
         if line.floor is not None:
             axes.plot(line.x, line.floor, linewidth=0.9, **kind)  # type: ignore[arg-type]
+    floors = [(line.x[0], line.floor[0]) for line in plot.lines if line.floor is not None]
+    if floors:
+        axes.annotate("overlapped", floors[0], (0, 4), textcoords="offset points", fontsize=8, color=MUTED)
     if plot.mark is not None:
         place, word = plot.mark
         axes.axvline(place, color="#9aa3ad", linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
@@ -378,7 +381,7 @@ def _huge(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
                 if thin is not None:
                     under = thin.sel(hash_order=order).mean("seed").values[ranks]
                     axes.plot(share[ranks], under, linewidth=0.9, **kind)
-        left.set_ylim(10, None)
+        left.set_ylim(10, 2 * left.get_ylim()[1])
         right.set_ylim(0.03, 100)
         ratio = PUBLISHED_MISSES[0] / PUBLISHED_MISSES[1]
         for axes, value, text in (

@@ -64,12 +64,12 @@ ASSUMPTIONS = (
 )
 
 LEFT_OUT = (
-    "Coalescing of neighbouring TLB entries; prefetchers but for the two of the presets; what speculation loads. NUMA "
-    "placement, TLB sharing between hardware threads. POWER9, on which the published pair of huge vmalloc was "
+    "Coalescing of neighbouring TLB entries; prefetchers but for the two of the presets; what speculation loads. NUMA"
+    " placement, TLB sharing between hardware threads. POWER9, on which the published pair of huge vmalloc was "
     "measured: its misses include those of git itself, whose working set is not known. Correlated deaths: blocks of "
     "one process die together in reality, one by one here. Machines of the grid age anew, each by the same law and "
-    "seed, so their frames differ a little. Where no contiguous block was free, and always above order 10, contiguous frames are "
-    "counterfactual."
+    "seed, so their frames differ a little. Where no contiguous block was free, and always above order 10, contiguous"
+    " frames are counterfactual."
 )
 
 

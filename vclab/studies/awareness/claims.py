@@ -17,7 +17,10 @@ SENTENCES = {
     "virt_to_page": "In order to use fall back the logic must be aware that memory could be virtual: virt_to_page().",
     "free": "In order to use fall back the logic must be aware that memory could be virtual: freeing by address.",
 }
-_LEFT_OUT = "mispredicted branches, and what callers overlap with these loads"
+_LEFT_OUT = (
+    "mispredicted branches, what callers overlap with these loads, and what they have just loaded: whoever holds a "
+    "struct page has often read it"
+)
 
 
 def per_operation(dataset: xr.Dataset) -> xr.DataArray:

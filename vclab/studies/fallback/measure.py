@@ -36,7 +36,7 @@ from vclab.ledger import (
 )
 from vclab.mmu import MmuOptions, tlb_entries
 from vclab.presets import CpuPreset, LinuxPreset
-from vclab.studies import Progress
+from vclab.studies import Progress, awareness
 from vclab.studies.cells import CELLS, EVENT_NAMES, EVENTS, PHASES, Cells, all_counts, coalescible, digest, offsets_for
 from vclab.system import RECORDED, System, check_paging, check_size
 from vclab.units import PAGE_BYTES
@@ -190,6 +190,8 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
     dataset["unusable_index"] = xr.Variable("target_order", [system.unusable_free_index(order) for order in range(11)])
     dataset["free_share"] = xr.Variable((), system.memory.free_share)
     dataset["buddyinfo"] = xr.Variable("target_order", system.buddyinfo()[0])
+    progress(0.97, "awareness")
+    dataset = dataset.merge(_measure_awareness(system, parameters, point))
     for name, value in aged.items():
         dataset[f"ageing_{name}"] = xr.Variable((), value)
     if point == parameters.seed:
@@ -261,6 +263,28 @@ def _measure_controls(aged: System, parameters: Parameters, order: int, seed: in
             for c, cell in enumerate(CONTROL_CELLS):
                 events[k, c, n] = cells.measure(cell, live, offsets)
     return xr.DataArray(events, dims=("live_pages", "control_cell", "control", "phase", "event"))
+
+
+def _measure_awareness(aged: System, parameters: Parameters, seed: int) -> xr.Dataset:
+    """Measure what it takes to find a page of either kind, for the order and the working set in the middle."""
+    order = parameters.orders[len(parameters.orders) // 2]
+    live = parameters.live_pages[len(parameters.live_pages) // 2]
+    found = awareness.measure(aged, order, live, seed, parameters.accesses // 4)
+    return found.rename({name: f"awareness_{name}" for name in found.data_vars}).rename(_AWARENESS_DIMENSIONS)
+
+
+#: Dimensions of the study awareness under the names that they have here.
+_AWARENESS_DIMENSIONS = {"operation": "awareness_operation", "event": "counter", "phase": "awareness_phase"}
+
+
+def _price_awareness(dataset: xr.Dataset, cpu: CpuPreset, linux: LinuxPreset) -> xr.DataArray:
+    """Return steady cycles of each operation of the study awareness."""
+    prefix = "awareness_"
+    counts = ("events", "performed", "work", "freed", "scan_events", "instruction_cycles")
+    found = dataset[[prefix + name for name in counts]].rename({prefix + name: name for name in counts})
+    found = found.rename({here: there for there, here in _AWARENESS_DIMENSIONS.items()})
+    cycles = awareness.priced(found, cpu, linux)["cycles"].sel(phase="steady", drop=True).sum("cause")
+    return cycles.rename(operation="awareness_operation")
 
 
 def _run_policies(aged: System, parameters: Parameters, order: int, seed: int) -> xr.Dataset:
@@ -366,6 +390,7 @@ def priced(dataset: xr.Dataset, cpu: CpuPreset, linux: LinuxPreset) -> xr.Datase
     translation = dataset["cycles"].drop_sel(cause=list(DATA_CAUSES)).sum("cause")
     first_level = float(served_latencies(cpu)[0]) * dataset["events"].sel(event="data_access", drop=True)
     dataset["first_level_cycles"] = translation + first_level
+    dataset["awareness_cycles"] = _price_awareness(dataset, cpu, linux)
     work = dataset["work"].transpose(..., "operation")
     counts = np.zeros((*work.shape[:-1], len(Cause)), np.int64)
     counts[..., list(WORK)] = work.values
@@ -381,6 +406,7 @@ _UNITS = {
     "overlapped_cycles": "cycles",
     "control_cycles": "cycles",
     "lifetime_cycles": "cycles",
+    "awareness_cycles": "cycles",
     "operation_ns": "ns",
     "attributed_bytes": "bytes",
     "marginal_frames": "frames",

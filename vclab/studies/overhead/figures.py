@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -193,12 +194,14 @@ def _time_by_cause(dataset: xr.Dataset, out: Path, step: str) -> tuple[str, str,
         for policy in POLICIES
         if bool(np.isfinite(totals.sel(policy=policy)).all())
     )
-    what = {"allocate": "Allocating and clearing", "free": "Giving back"}[step]
+    what, note = {
+        "allocate": ("Allocating and clearing", ""),
+        "free": ("Giving back", " Freeing flushes the range on all CPUs at once here."),
+    }[step]
     caption = (
         f"{what} costs for each 4 KiB of a page of order {order}, aged: {listed}. Thin lines are the sums with all "
-        "prices at the low and the high end of their ranges. Empty rows were not served. A virtual page is made of "
-        "single frames, so its cost for each does not fall with the order. Freeing flushes the range on all CPUs at "
-        "once here. Left out: per-CPU lists, bulk allocation, lazy purges."
+        "prices at the low and the high end of their ranges. A virtual page is made of single frames, so its cost for "
+        f"each hardly falls with the order.{note} Left out: per-CPU lists, bulk allocation, lazy purges."
     )
     return stem, {"allocate": "The time of an allocation", "free": "The time of a free"}[step], caption
 
@@ -231,11 +234,12 @@ def _flushes(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
         float(dataset[f"flush_cycles_{end}"].sel(order=order, regime=rows[1]).sum("share").mean())
         for end in ("low", "high")
     )
+    share = json.loads(dataset.attrs["parameters"])["working_share"]
     caption = (
         f"At order {order} a flush of everything at each free costs {float(each.sel(regime=rows[1])):,.0f} cycles "
         f"({low:,.0f} to {high:,.0f} by the prices’ ranges), one of the range {float(each.sel(regime=rows[0])):,.0f}, "
         f"and a free’s part of a lazy purge {float(each.sel(regime=rows[2])):,.0f}. {dataset.sizes['cpu']} CPUs access "
-        "a working set of half the second-level TLB, with and without the flush: the difference is the refill. Left "
-        "out: interrupts that wait, and CPUs that sleep."
+        f"a working set that takes {share:.0%} of the second-level TLB, with and without the flush: the difference is "
+        "the refill. Left out: interrupts that wait, and CPUs that sleep."
     )
     return stem, "What a flush costs, and whom", caption

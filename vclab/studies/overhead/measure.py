@@ -101,7 +101,7 @@ ASSUMPTIONS = (
         "a flush of one CPU, no interrupts",
         "no source has the price of AMD's broadcast; a local one's",
     ),
-    ("working-set", "half the second-level TLB, 4K entries", "what a flush costs depends on what was worth keeping"),
+    ("working-set", "half the second-level TLB, unless set", "what a flush costs depends on what was worth keeping"),
 )
 
 
