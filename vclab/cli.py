@@ -88,7 +88,7 @@ def run(
         raise ConfigurationError(f"--jobs {jobs} is not possible; use 1 or more")
     points = len(module.points(parameters))
     jobs = min(jobs or runner.default_jobs(), points)
-    folder = runner.next_folder(study, Path()) if out is None else out
+    folder = runner.next_folder(f"vclab-{study}") if out is None else out
     if dry_run:
         _print_plan(study, parameters, points, jobs, folder)
         return DONE
@@ -234,21 +234,41 @@ def _listing(kind: str) -> list[tuple[str, str]]:
 
 
 @app.command
-def report(folder: Path, /) -> int:
-    """Draw the figures and write the report of a finished run again.
+def report(
+    folder: Path,
+    /,
+    *,
+    price: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
+    out: Path | None = None,
+) -> int:
+    """Draw the figures and write the report of a finished run again, at other prices if some are set.
 
     For example:
 
         vclab report vclab-fallback-1
+        vclab report vclab-fallback-1 --price cpu.memory.latency=350 --out slow
 
     Parameters
     ----------
     folder
         What "vclab run" wrote to.
+    price
+        NAME=NUMBER, as often as needed: a price by its name in the report's table of numbers, with cpu or linux
+        for the preset's name. Counts stay as they are, so nothing is run again.
+    out
+        Folder for repriced results; without it FOLDER-repriced-N.
     """
     from vclab import report as reporting
+    from vclab import run as runner
 
-    _show(*reporting.rewrite(folder), folder)
+    if not price:
+        if out is not None:
+            raise ConfigurationError("--out is for repriced results; add --price, or leave it out")
+        _show(*reporting.rewrite(folder), folder)
+        return DONE
+    settings = runner.prices_from(list(price))
+    target = out or runner.next_folder(f"{folder}-repriced")
+    _show(*reporting.reprice(folder, settings, target), target)
     return DONE
 
 

@@ -327,8 +327,10 @@ class CompoundAllocator:
         return page
 
     @property
-    def _descriptor_sizes(self) -> tuple[int, int]:
-        return kmalloc_size(self.linux.vm_struct_allocated_bytes.value), self.linux.vmap_area_bytes.value
+    def _descriptor_sizes(self) -> tuple[int, ...]:
+        """Bytes of each structure that describes an area; releases before the vmap rewrite have one of them only."""
+        sizes = (kmalloc_size(self.linux.vm_struct_allocated_bytes.value), self.linux.vmap_area_bytes.value)
+        return tuple(size for size in sizes if size)
 
     def _objects(self, sizes: tuple[int, ...]) -> _Objects | None:
         """Take an object of each size, or none."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,38 +12,86 @@ from vclab import presets, results, studies
 from vclab.errors import ConfigurationError, OutputError
 from vclab.figures.report import write_report
 from vclab.files import prepare_folder
+from vclab.presets.prices import Prices
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-#: What a run reads of its presets, by the beginning of the name; the rest waits for mechanisms to come.
-_READ = {
-    "cpu": (
-        "clock",
-        "paging.physical_bits",
-        "paging.levels",
-        "paging.page_sizes",
-        "tlb",
-        "latency",
-        "overlap.walkers",
-        "overlap.loads_per_cycle",
+#: What no study reads of its presets, by the beginning of the name: it waits for mechanisms to come.
+_UNREAD = {
+    "cpu": ("paging.virtual_bits",),
+    "linux": (
+        "page_block_order",
+        "max_page_order",
+        "costly_order",
+        "vm_struct_bytes",
+        "fallbacks",
+        "costs.copy_page",
+        "costs.migrate_page",
     ),
-    "linux": ("vm_struct_allocated", "vmap_area", "page_array_entry", "table_entry", "guard_pages", "address_space"),
 }
 
 
-def _provenance(study: studies.Study, parameters: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
+def _provenance(study: studies.Study, parameters: dict[str, Any], prices: Prices) -> list[tuple[str, str, str, bool]]:
     """Return name, value, source or reasoning, and whether it is an estimate, of every number that a run read."""
-    cpu, linux = presets.cpu(parameters["cpu"]), presets.linux(parameters["linux"])
-    levels = parameters["levels"] or max(cpu.paging.levels.value)
+    cpus = [prices.cpu(presets.cpu(name)) for name in studies.cpu_names(parameters)]
+    linux = prices.linux(presets.linux(parameters["linux"]))
+    levels = parameters.get("levels") or max(max(cpu.paging.levels.value) for cpu in cpus)
+    numbers = [("cpu", cpu.name, number) for cpu in cpus for number in cpu.numbers()]
+    numbers += [("linux", f"linux-{linux.name}", number) for number in linux.numbers()]
     rows = []
-    for kind, name, numbers in (("cpu", cpu.name, cpu.numbers()), ("linux", f"linux-{linux.name}", linux.numbers())):
-        for number in numbers:
-            other_layout = number.path.startswith("address_space") and f"{levels}-level" not in number.path
-            if number.path.startswith(_READ[kind]) and not other_layout:
-                rows.append((f"{name}.{number.path}", str(number.value), number.text, number.is_estimate))
+    for kind, name, number in numbers:
+        other_layout = number.path.startswith("address_space") and f"{levels}-level" not in number.path
+        other_era = number.path.startswith("structures") and "eras" not in parameters
+        if not (number.path.startswith(_UNREAD[kind]) or other_layout or other_era):
+            rows.append((f"{name}.{number.path}", str(number.value), number.text, number.is_estimate))
     return rows + [(f"study.{name}", value, text, True) for name, value, text in study.ASSUMPTIONS]
+
+
+def reprice(folder: Path, settings: dict[str, float], out: Path) -> tuple[xr.Dataset, list[results.Claim]]:
+    """Price saved results anew, without another run, and write them to another folder with figures and report.
+
+    Parameters
+    ----------
+    folder : Path
+        What ``vclab run`` wrote.
+    settings : dict of str to float
+        See :class:`vclab.presets.prices.Prices`.
+    out : Path
+        Folder for the repriced results.
+
+    Raises
+    ------
+    ConfigurationError
+        If a price does not exist or cannot be set so.
+    OutputError
+        If the results cannot be read or the folder cannot be written.
+    """
+    dataset = results.load(folder)
+    if out.resolve() == folder.resolve():
+        raise ConfigurationError(f"{out} holds the results themselves; name another folder for repriced ones")
+    prices = Prices(settings)
+    study = studies.find(str(dataset.attrs["study"]))
+    with _stranger(folder, dataset):
+        repriced = study.reprice(dataset, prices)
+    repriced.attrs["prices"] = json.dumps(settings)
+    prepare_folder(out)
+    results.save(repriced, out)
+    with _stranger(folder, dataset):
+        return repriced, write(repriced, out)
+
+
+@contextlib.contextmanager
+def _stranger(folder: Path, dataset: xr.Dataset) -> Iterator[None]:
+    """Turn what goes wrong with results that this version did not write into an error that says so."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"{folder / results.RESULTS_FILE} is not what study {dataset.attrs['study']} of this version writes "
+            f"({type(error).__name__}: {error}); run the study again"
+        ) from error
 
 
 def rewrite(folder: Path) -> tuple[xr.Dataset, list[results.Claim]]:
@@ -54,13 +104,11 @@ def rewrite(folder: Path) -> tuple[xr.Dataset, list[results.Claim]]:
     """
     dataset = results.load(folder)
     prepare_folder(folder)
-    try:
-        return dataset, write(dataset, folder)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, ConfigurationError) as error:
-        raise OutputError(
-            f"{folder / results.RESULTS_FILE} is not what study {dataset.attrs['study']} of this version writes "
-            f"({type(error).__name__}: {error}); run the study again"
-        ) from error
+    with _stranger(folder, dataset):
+        try:
+            return dataset, write(dataset, folder)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
 
 
 def write(dataset: xr.Dataset, out: Path) -> list[results.Claim]:
@@ -69,12 +117,15 @@ def write(dataset: xr.Dataset, out: Path) -> list[results.Claim]:
     study = studies.find(name)
     claims = study.claims(dataset)
     parameters = json.loads(dataset.attrs["parameters"])
+    settings = json.loads(dataset.attrs.get("prices", "{}"))
     facts = {
         "vclab": str(dataset.attrs["vclab_version"]),
         "machine": str(dataset.attrs["machine"]),
         "recording": f"{dataset.attrs['recording']} ({str(dataset.attrs['recording_digest'])[:12]})",
         "seeds": ", ".join(str(int(seed)) for seed in dataset["seed"]),
     }
+    if settings:
+        facts["prices set by the user"] = ", ".join(f"{name}={value:g}" for name, value in settings.items())
     write_report(
         out,
         title=f"vclab: {name}",
@@ -82,7 +133,7 @@ def write(dataset: xr.Dataset, out: Path) -> list[results.Claim]:
         summary=study.summary(dataset),
         claims=claims,
         figures=study.figures(dataset, out),
-        provenance=_provenance(study, parameters),
+        provenance=_provenance(study, parameters, Prices(settings)),
         parameters=parameters,
         facts=facts,
         left_out=str(dataset.attrs["left_out"]),

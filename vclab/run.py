@@ -36,12 +36,12 @@ def compiled_already() -> bool:
     return folder.is_dir() and any(folder.rglob("*.nbi"))
 
 
-def next_folder(study: str, base: Path) -> Path:
-    """Return the first of ``vclab-STUDY-1``, ``-2`` ... that does not exist."""
+def next_folder(stem: str) -> Path:
+    """Return the first of ``STEM-1``, ``STEM-2`` ... that does not exist."""
     number = 1
-    while (base / f"vclab-{study}-{number}").exists():
+    while Path(f"{stem}-{number}").exists():
         number += 1
-    return base / f"vclab-{study}-{number}"
+    return Path(f"{stem}-{number}")
 
 
 def _start_worker(channel: Any) -> None:
@@ -184,6 +184,26 @@ def settings_from(pairs: list[str], parameters: type[BaseModel]) -> dict[str, An
         except tomllib.TOMLDecodeError:
             settings[name.strip()] = value
     return settings
+
+
+def prices_from(pairs: list[str]) -> dict[str, float]:
+    """Return ``NAME=NUMBER`` prices as a dictionary.
+
+    Raises
+    ------
+    ConfigurationError
+        If one is not of that form.
+    """
+    prices = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            prices[name.strip()] = float(value)
+        except ValueError:
+            raise ConfigurationError(
+                f"price {pair!r} is not NAME=NUMBER; write it like --price cpu.memory.latency=300"
+            ) from None
+    return prices
 
 
 def study_file(path: Path) -> tuple[str, dict[str, Any]]:

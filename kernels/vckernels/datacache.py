@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels.jit import kernel, unsigned
+from vckernels.vector import equal_of_eight
 
 LINE_SHIFT = 6
 """Lines of 64 bytes."""
@@ -138,6 +139,15 @@ def _locate(rings: Rings, line: int) -> tuple[int, int]:
 def _search(tags: npt.NDArray[np.int32], first: int, ways: int, tag: int) -> int:
     """Return the way of a tag in the set that begins at ``first``, or ``ways``."""
     way = np.int64(0)
+    if ways >= 8:
+        while way < ways:
+            # The last eight may take in some of those before, which do not hold it.
+            way = min(way, ways - 8)
+            found = equal_of_eight(tags, unsigned(first + way), tag)
+            if found < 8:
+                return way + found
+            way += 8
+        return ways
     while way < ways and tags[unsigned(first + way)] != tag:
         way += 1
     return way

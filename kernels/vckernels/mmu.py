@@ -389,13 +389,15 @@ def _prefetch_page(mmu: Mmu, tables: PageTables, page: int) -> None:
             fill(mmu.tlb, level, number, size, value)
 
 
-@kernel
+@kernel(inline=True)
 def _fetch_ahead(mmu: Mmu, line: int, direction: int) -> None:
     """Fetch the lines that a stream which has reached a line will need, inside its 4 KiB page."""
     within = line & (LINES_IN_PAGE - 1)
     for ahead in range(1, mmu.control[Control.STREAM_LINES] + 1):
         wanted = within + direction * ahead
-        if 0 <= wanted < LINES_IN_PAGE and load_line(mmu.data_cache, line + direction * ahead, 1) != 1:
+        if not 0 <= wanted < LINES_IN_PAGE:
+            break
+        if load_line(mmu.data_cache, line + direction * ahead, 1) != 1:
             mmu.counters[Cause.PREFETCH_LINE] += 1
 
 

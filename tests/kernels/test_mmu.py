@@ -14,7 +14,7 @@ from tests.campaigns import tlb as campaign
 from tests.campaigns.tlb import GIB, KERNEL_START
 from tests.kernels.machines import PIECE, Machine
 from tests.oracles.tlb import PlainArray
-from vckernels import entry, mmu, pagetable, tlb
+from vckernels import datacache, entry, mmu, pagetable, tlb, walkcache
 from vckernels.causes import COUNTERS, Cause
 
 ZEN3 = [PlainArray(1, 1, 64, (1, 2, 3)), PlainArray(2, 128, 16, (1, 2)), PlainArray(2, 1, 64, (3,))]
@@ -30,6 +30,11 @@ VMALLOC_START = 0xFFFF_C900_0000_0000
 VMALLOC_START_5 = 0xFFA0_0000_0000_0000
 REACH = mmu.REGIONS << 21
 """Addresses this far apart share a slot of the region table."""
+
+
+def caches() -> tuple[walkcache.WalkCache, datacache.DataCache]:
+    """Return no paging-structure caches and small data caches."""
+    return walkcache.new_walk_cache([]), datacache.new_data_cache([datacache.Level(64, 8)] * 2)
 
 
 def offsets_of(count: int, pieces: int, seed: int = 1) -> np.ndarray:
@@ -176,17 +181,20 @@ def test_walks_set_accessed_bits_and_for_writes_dirty_ones(write: bool) -> None:
     new = np.arange(1, 1 + needed, dtype=np.int64)
     frames = np.arange(8, dtype=np.int64)
     pagetable.map_range(tables, np.uint64(VMALLOC_START), frames, 1, clean, table_flags, new)
-    unit = mmu.new_mmu(tlb.new_tlb(1, [tlb.Array(1, 1, 8, (1,))]))
+    unit = mmu.new_mmu(tlb.new_tlb(1, [tlb.Array(1, 1, 8, (1,))]), *caches())
     bases = np.array([VMALLOC_START], np.uint64)
     arrays = np.array([VMALLOC_START + (7 << 12)], np.uint64)
     offsets = np.array([2, 5], np.int64) * PIECE
-    mmu.access(unit, tables, mmu.Target(bases, 15, arrays, 15), offsets, write)
+    mmu.access(unit, tables, mmu.Target(bases, 15, arrays, 15), offsets, write, mmu.nothing_beside())
     leaves = tables.words[needed]
     accessed = [page for page in range(8) if leaves[page] & entry.ACCESSED]
     dirty = [page for page in range(8) if leaves[page] & entry.DIRTY]
     assert accessed == [2, 5, 7]
     assert dirty == ([2, 5] if write else [])
     assert all(tables.words[row].max() & entry.ACCESSED for row in range(needed))
+    # Three table-naming words and three leaves; what is set is counted.
+    assert unit.counters[Cause.ACCESSED_UPDATE] == needed + 3
+    assert unit.counters[Cause.DIRTY_UPDATE] == (2 if write else 0)
 
 
 # The table of regions
@@ -298,7 +306,7 @@ def test_a_first_level_without_a_size_never_hits_it() -> None:
 def test_three_levels_have_no_counters() -> None:
     three = tlb.new_tlb(3, [tlb.Array(level, 1, 4, (1,)) for level in (1, 2, 3)])
     with pytest.raises(ValueError, match="third"):
-        mmu.new_mmu(three)
+        mmu.new_mmu(three, *caches())
 
 
 def test_nothing_else_is_counted() -> None:

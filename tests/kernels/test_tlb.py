@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.campaigns import tlb as campaign
 from tests.kernels.machines import new_plain_tlb, new_tlb
-from tests.oracles.tlb import PlainArray, PlainTlb
+from tests.oracles.tlb import DIRECTORY, PlainArray, PlainTlb
 from vckernels import tlb
 from vckernels.tlb import Field, Tlb
 
@@ -30,19 +30,36 @@ def misses(arrays: list[PlainArray], pages: npt.NDArray[np.int64]) -> list[int]:
 
 
 class Pair:
-    """One TLB twice; calls go to both."""
+    """One TLB twice; calls go to both.
+
+    Attributes
+    ----------
+    values : dict of (int, int)
+        What the latest walk for each (page, leaf level) found: a number that no other walk found.
+    """
 
     def __init__(self, arrays: list[PlainArray]) -> None:
         self.kernel = new_tlb(arrays)
         self.plain = new_plain_tlb(arrays)
+        self.values: dict[tuple[int, int], int] = {}
+        self.walks = 0
 
-    def translate(self, page: int, page_level: int) -> int:
+    def translate(self, page: int, page_level: int, flags: int = 0) -> int:
         """Look a page up level by level and fill what missed; return how many levels missed."""
         missed = 0
-        while missed < self.plain.levels and not tlb.lookup(self.kernel, missed, page, page_level - 1):
-            missed += 1
+        entry = tlb.EMPTY
+        while missed < self.plain.levels and entry == tlb.EMPTY:
+            found = tlb.find(self.kernel, missed, page, page_level - 1)
+            entry = tlb.lookup(self.kernel, missed, page, page_level - 1)
+            assert entry == found
+            missed += entry == tlb.EMPTY
+        if missed == self.plain.levels:
+            self.walks += 1
+            self.values[page, page_level] = self.walks << tlb.FRAME_SHIFT | flags
+        else:
+            assert self.kernel.values[entry] == self.values[page, page_level]
         for level in range(missed):
-            tlb.fill(self.kernel, level, page, page_level - 1)
+            tlb.fill(self.kernel, level, page, page_level - 1, self.values[page, page_level])
         assert missed == self.plain.translate(page, page_level)
         return missed
 
@@ -57,12 +74,31 @@ class Pair:
         tlb.flush(self.kernel)
         self.plain.flush()
 
+    def drop(self, keep_global: bool) -> None:
+        """Drop page-directory entries and, if ``keep_global``, all pages whose value is not global."""
+        (tlb.drop_local if keep_global else tlb.drop_directories)(self.kernel)
+        for level in self.plain.homes:
+            for one in {id(one): one for sets in level.values() for one in sets}.values():
+                for key in list(one.entries):
+                    if key[1] == DIRECTORY or (keep_global and not self.values[key] & tlb.GLOBAL):
+                        del one.entries[key]
+
     def check(self) -> None:
-        """Compare what each level holds, and audit the kernel's hash chains and rings."""
+        """Compare what each level holds and in which order of use, and audit the kernel's hash chains and rings."""
         assert contents(self.kernel) == [
             sorted({key for sets in level.values() for one in sets for key in one.entries})
             for level in self.plain.homes
         ]
+        for entry in np.flatnonzero(self.kernel.keys != tlb.EMPTY).tolist():
+            assert self.kernel.values[entry] == self.values[key_of(self.kernel, entry)]
+        for level in range(self.plain.levels):
+            for page_level, homes in self.plain.homes[level].items():
+                fields = self.kernel.geometry[level, page_level - 1]
+                assert fields[Field.SETS] == len(homes)
+                for number, home in enumerate(homes):
+                    entries = ring(self.kernel, int(fields[Field.FIRST_SET]) + number)
+                    held = [key_of(self.kernel, one) for one in entries if self.kernel.keys[one] != tlb.EMPTY]
+                    assert held == list(home.entries)[::-1]
         audit(self.kernel)
 
 
@@ -76,6 +112,7 @@ def level_of_entries(kernel: Tlb) -> list[range]:
         end = sum(map(len, rings[:last_set])) if last_set else first
         ranges.append(range(first, end))
         first = end
+    assert kernel.first_entry.tolist() == [0, *(entries.stop for entries in ranges)]
     return ranges
 
 
@@ -90,10 +127,15 @@ def ring(kernel: Tlb, number: int) -> list[int]:
     return older[:-1]
 
 
+def key_of(kernel: Tlb, entry: int) -> tuple[int, int]:
+    """Return (page, leaf level) of an entry."""
+    return int(kernel.keys[entry]) >> 2, (int(kernel.keys[entry]) & 3) + 1
+
+
 def contents(kernel: Tlb) -> list[list[tuple[int, int]]]:
     """Return (page, leaf level) of all entries, sorted, for each level."""
     return [
-        sorted((int(key) >> 2, (int(key) & 3) + 1) for key in kernel.keys[entries.start : entries.stop] if key >= 0)
+        sorted(key_of(kernel, entry) for entry in entries if kernel.keys[entry] >= 0)
         for entries in level_of_entries(kernel)
     ]
 
@@ -175,21 +217,34 @@ def test_recency_of_a_level_is_touched_only_by_what_reaches_it() -> None:
 
 @pytest.mark.parametrize("seed", range(24))
 def test_mixed_sizes_with_invalidations_and_flushes(seed: int) -> None:
-    """Random arrays, shared and separate; after each of many calls both hold the same entries."""
+    """Random arrays, shared and separate; after each of many calls both hold the same entries in the same order.
+
+    A third of the seeds hash the set's number, a third hold page-directory entries, beside pages or alone.
+    """
     rng = random.Random(seed)
     sharing = campaign.SHARING[seed % len(campaign.SHARING)]
     arrays = [PlainArray(1, rng.randint(1, 4), rng.randint(1, 4), sizes) for sizes in sharing]
     for level in range(2, rng.randint(1, 3) + 1):
-        arrays += [PlainArray(level, rng.randint(1, 7), rng.randint(1, 6), s) for s in rng.choice(campaign.SHARING)]
+        shift = rng.randint(1, 4) if seed % 3 == 1 else 0
+        first = len(arrays)
+        arrays += [
+            PlainArray(level, rng.randint(1, 7), rng.randint(1, 6), sizes, shift)
+            for sizes in rng.choice(campaign.SHARING)
+        ]
+        if seed % 3 == 2:
+            arrays[first] = arrays[first]._replace(directories=True)
+    directories = any(array.directories for array in arrays)
     pair = Pair(arrays)
     for step in range(500):
-        page_level = rng.choice((1, 1, 1, 2, 2, 3))
+        page_level = rng.choice((1, 1, 1, 2, 2, 3, *([DIRECTORY] * 2 if directories else [])))
         page = rng.randrange(rng.choice((8, 40)))
         action = rng.random()
-        if action < 0.9:
-            pair.translate(page, page_level)
-        elif action < 0.995:
+        if action < 0.88:
+            pair.translate(page, page_level, rng.randrange(4))
+        elif action < 0.975:
             pair.invalidate(page, page_level)
+        elif action < 0.99:
+            pair.drop(keep_global=rng.random() < 0.5)
         else:
             pair.flush()
         if step % 5 == 0:
@@ -233,6 +288,44 @@ def test_a_level_without_a_size_never_holds_it() -> None:
     assert [pair.translate(page, 3) for page in (0, 1, 0, 2, 1)] == [2, 2, 0, 2, 2]
     assert contents(pair.kernel)[1] == []
     assert pair.invalidate(1, 3) == 1
+    pair.check()
+
+
+def test_a_hashed_set_number() -> None:
+    """Set = (page XOR page >> 2) mod 4: pages 0, 5, 10 and 15 share a set, pages 0, 4, 8 and 12 do not."""
+    plain, hashed = (Pair([PlainArray(1, 4, 1, SMALL_PAGES, shift)]) for shift in (0, 2))
+    for pages, conflicts in (((0, 4, 8, 12), (True, False)), ((0, 5, 10, 15), (False, True))):
+        for pair, conflict in zip((plain, hashed), conflicts, strict=True):
+            pair.flush()
+            for page in pages:
+                assert pair.translate(page, 1) == 1
+            assert [pair.translate(page, 1) for page in pages] == [int(conflict)] * 4
+            pair.check()
+
+
+def test_page_directory_entries_compete_with_pages_and_are_no_2m_pages() -> None:
+    pair = Pair([PlainArray(1, 1, 1, SMALL_PAGES), PlainArray(2, 1, 2, (1, 2), directories=True)])
+    assert [pair.translate(7, size) for size in (2, DIRECTORY, 2, DIRECTORY)] == [2, 2, 1, 1]
+    assert pair.translate(7, 1) == 2
+    # The 2M page was the least recently used of the second level's two.
+    assert contents(pair.kernel) == [[(7, 1)], [(7, 1), (7, DIRECTORY)]]
+    pair.drop(keep_global=False)
+    assert contents(pair.kernel) == [[(7, 1)], [(7, 1)]]
+    pair.check()
+
+
+def test_a_change_of_the_address_space_keeps_what_is_global() -> None:
+    pair = Pair([PlainArray(1, 1, 4, EVERY_SIZE), PlainArray(2, 1, 8, EVERY_SIZE, directories=True)])
+    for page in range(4):
+        pair.translate(page, 1 + page % 3, tlb.GLOBAL * (page % 2) | tlb.DIRTY * (page // 2))
+    pair.translate(9, DIRECTORY, tlb.GLOBAL)
+    pair.drop(keep_global=True)
+    assert contents(pair.kernel) == [[(1, 2), (3, 1)]] * 2
+    pair.check()
+    # The places that were left are filled before what stayed is driven out.
+    for page in (10, 11):
+        assert pair.translate(page, 1) == 2
+    assert [pair.translate(page, size) for page, size in ((1, 2), (3, 1), (10, 1), (11, 1))] == [0, 0, 0, 0]
     pair.check()
 
 

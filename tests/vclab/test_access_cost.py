@@ -274,8 +274,7 @@ def test_2m_entries_never_miss_more(dataset: xr.Dataset) -> None:
     assert (fewer_times(dataset).where(measured, 2) > 1).all()
     lookups = dataset["huge_events"].sel(who="lookups", event="data_access")
     for entries in ("4K", "2M"):
-        expected = dataset["huge_lookups"].where(measured, 0)
-        np.testing.assert_array_equal(lookups.sel(entries=entries).values, expected.values)
+        assert (lookups.sel(entries=entries).where(measured, 4000) == 4000).all()
 
 
 def test_other_work_is_the_same_behind_both_and_takes_its_share(dataset: xr.Dataset) -> None:
@@ -339,7 +338,8 @@ def test_colouring_is_named_where_the_gap_shrinks_by_more_than_half(dataset: xr.
     assert is_colouring(-10.0, 1.0)
     full, neutral = colouring(dataset, "chase")
     claim = next(claim for claim in access_cost.claims(dataset) if claim.sentence.startswith("Placement"))
-    assert ("reported as colouring" in claim.measure) == is_colouring(full, neutral)
+    widest = int(abs(full).argmax())
+    assert ("reported as colouring" in claim.measure) == is_colouring(full[widest], neutral[widest])
 
 
 def test_claim_without_2m_blocks_is_not_measured(dataset: xr.Dataset) -> None:

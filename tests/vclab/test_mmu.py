@@ -81,7 +81,7 @@ def test_levels_are_values() -> None:
 @pytest.mark.parametrize("name", presets.cpu_names())
 def test_reach_is_the_sum_of_the_arrays_entries(name: str) -> None:
     cpu = presets.cpu(name)
-    mmu = Mmu(cpu)
+    mmu = Mmu(cpu, frames=1 << 16)
     for number, size in enumerate(("4K", "2M", "1G")):
         expected = [0] * mmu.levels
         for array in cpu.tlb:
@@ -94,7 +94,7 @@ def test_reach_is_the_sum_of_the_arrays_entries(name: str) -> None:
 
 def test_the_reach_of_zen_3() -> None:
     """64 entries for all sizes; then 2048 for 4K and 2M, and 64 for 1G."""
-    mmu = Mmu(presets.cpu("zen3"))
+    mmu = Mmu(presets.cpu("zen3"), frames=1 << 16)
     assert mmu.reach() == [64 << 12, 2048 << 12]
     assert mmu.reach("2M") == [64 << 21, 2048 << 21]
     assert mmu.reach("1G") == [64 << 30, 64 << 30]

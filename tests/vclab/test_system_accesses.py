@@ -7,7 +7,9 @@ import pytest
 
 import vclab
 from tests.vclab.machines import everything, walked
+from vckernels.causes import Cause
 from vclab import GFP_KERNEL, ConfigurationError, System
+from vclab.ledger import served_latencies
 
 
 def test_offsets_may_be_an_array_a_list_or_any_iterable_of_arrays() -> None:
@@ -18,6 +20,7 @@ def test_offsets_may_be_an_array_a_list_or_any_iterable_of_arrays() -> None:
     costs = []
     for form in forms:
         system.mmu.flush()
+        system.mmu.empty_caches()
         costs.append(system.access(page, form))
     assert len({cost.counts.tobytes() for cost in costs}) == 1
     assert costs[0].accesses == 999
@@ -79,7 +82,15 @@ def test_open_coded_accesses_and_their_refusals() -> None:
     cost = system.access_at(bases, 4096, offsets, arrays=array, array_nbytes=8 * 4096)
     assert cost.accesses == 500
     assert cost.tlb_hits.sum() + cost.walks == 1000
-    assert cost.by_cause["page array load"] == cost.by_cause["data access"]
+    # One line holds all eight words of the array; whoever served a load is counted, and priced by it.
+    served = cost.counts[Cause.ARRAY_LEVEL_1 : Cause.ARRAY_MEMORY + 1]
+    assert served.sum() == 500
+    assert served[-1] == 1
+    assert cost.by_cause["page array load"] == served @ served_latencies(system.cpu)
+    data = ("first-level data", "second-level data", "third-level data", "memory")
+    served = cost.counts[Cause.DATA_LEVEL_1 : Cause.DATA_MEMORY + 1]
+    assert served.sum() == 500
+    assert [cost.by_cause[name] for name in data] == (served * served_latencies(system.cpu)).tolist()
     for wrong in ({"nbytes": 3000}, {"nbytes": 0}, {"nbytes": 4096, "arrays": array, "array_nbytes": 4096}):
         with pytest.raises(ConfigurationError, match="pieces"):
             system.access_at(bases, offsets=[0], **({"nbytes": 4096} | wrong))
@@ -95,19 +106,30 @@ def test_open_coded_accesses_and_their_refusals() -> None:
         ("ice-lake", 5, "4K", "vmalloc", 5),
         ("ice-lake", 4, "2M", "vmalloc", 4),
         ("k8", 4, "2M", "physical", 3),
+        ("core2", 4, "2M", "vmalloc", 4),
+        ("skylake-sp", 4, "4K", "physical", 4),
     ],
 )
 def test_walks_go_through_the_tables_that_are_there(
     cpu: str, levels: int, direct_map: str, policy: str, words: int
 ) -> None:
-    """A walk loads one word a level; ``physical`` is a mapping with the direct map's entries, no free pass."""
+    """A walk loads one word a level; ``physical`` is a mapping with the direct map's entries, no free pass.
+
+    With what the paging-structure caches hold after the first, the others of a 2 MiB region load the leaf alone.
+    """
     system = System(cpu=cpu, memory="16MiB", policy=policy, levels=levels, direct_map=direct_map)
     page = system.alloc_pages(6, GFP_KERNEL)
     cost = system.access(page, np.arange(0, page.nbytes, 4096), write=True)
     large = policy == "physical" and direct_map == "2M"
+    assert page.address >> 21 == (page.address + page.nbytes - 1) >> 21
     assert cost.walks == (1 if large else 64)
-    assert cost.walk_references == words * cost.walks
+    assert cost.walk_references == words + cost.walks - 1
     assert cost.tlb_hits.sum() + cost.walks == cost.accesses == 64
+    for offset in range(0, page.nbytes, 4 * 4096):
+        system.mmu.flush()
+        alone = system.access(page, [offset])
+        assert (alone.walks, alone.walk_references) == (1, words)
+        assert alone.counts[Cause.WALK_LEVEL_1 : Cause.WALK_MEMORY + 1].sum() == words
 
 
 def test_a_gigabyte_direct_map_of_a_gigabyte_machine() -> None:

@@ -32,6 +32,7 @@ __all__ = [
 _DATA = Path(__file__).parent / "data"
 _SHIPPED = {
     "compile": "Linux 6.18, 2 CPUs, 24 GiB: a parallel C compile and Python imports, unfragmented, 53 s",
+    "fragmented": "the same machine fragmented on purpose, then pipes, sockets, threads, large pages, files; 71 s",
 }
 
 
@@ -49,7 +50,7 @@ def describe(name: str) -> str:
         If no such recording is shipped.
     """
     if name not in _SHIPPED:
-        raise refusal(f"no recording {name!r}", "among the shipped ones", f"there is {', '.join(names())}")
+        raise refusal(f"no recording {name!r}", "among the shipped ones", f"there are {', '.join(names())}")
     return _SHIPPED[name]
 
 

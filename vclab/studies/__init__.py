@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from pydantic import BaseModel
 
+    from vclab.presets.prices import Prices
     from vclab.results import Claim
 
 #: Names and one-line questions; modules are imported when a study is asked for.
@@ -57,6 +58,15 @@ class Study(Protocol):
 
     def summary(self, dataset: xr.Dataset) -> list[str]:
         """Return what a reader should know first, in sentences."""
+
+    def reprice(self, dataset: xr.Dataset, prices: Prices) -> xr.Dataset:
+        """Return the same counts at other prices."""
+
+
+def cpu_names(parameters: dict[str, Any]) -> list[str]:
+    """Return the CPU presets that a study's parameters name, one or several."""
+    named = parameters.get("cpus")
+    return list(named) if isinstance(named, list) else [str(parameters["cpu"])]
 
 
 def find(name: str) -> Study:

@@ -132,7 +132,7 @@ def _draw(
         if logarithmic:
             every[0].set_yscale("log")
         for axes, plot in zip(every, plots, strict=False):
-            _draw_plot(axes, plot)
+            _draw_plot(axes, plot, mark_low=own_legends)
             if own_legends:
                 axes.legend(fontsize=8, loc="upper left", frameon=False, handlelength=2.6, borderaxespad=0.2)
         if own_legends:
@@ -163,7 +163,7 @@ def _draw(
         return figure
 
 
-def _draw_plot(axes: Axes, plot: Plot) -> None:
+def _draw_plot(axes: Axes, plot: Plot, *, mark_low: bool) -> None:
     axes.set_xscale("log", base=2)
     axes.grid(axis="y")
     axes.set_title(plot.title, fontsize=9, loc="left", pad=3)
@@ -184,7 +184,8 @@ def _draw_plot(axes: Axes, plot: Plot) -> None:
         place, word = plot.mark
         axes.axvline(place, color="#9aa3ad", linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
         near = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "ha": "right"}
-        axes.annotate(word, (place, 0.02), (-3, 2), fontsize=8, color=MUTED, **near)  # type: ignore[arg-type]
+        height, side = (0.02, "bottom") if mark_low else (0.98, "top")
+        axes.annotate(word, (place, height), (-3, 0), va=side, fontsize=8, color=MUTED, **near)  # type: ignore[arg-type]
 
 
 def _ticks(axes: Axes, plots: Sequence[Plot], logarithmic: bool) -> None:
@@ -334,13 +335,17 @@ def _by_control(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
             gap = serial(rows, "iii") - serial(rows, "i") if each is None else each.sel(cell="iii") - each.sel(cell="i")
             lines.append(_line(label, look, rows, gap))
         plots.append(Plot(f"{pattern}: iii − i", lines, _reach(dataset)))
-        told.append(f"{pattern} " + ", ".join(f"{line.y[-1]:.1f} {line.label}" for line in lines))
+        apart = int(np.ptp([line.y for line in lines], axis=0).argmax())
+        told.append(
+            f"{pattern} over {format_bytes(lines[0].x[apart])}, where they differ most, "
+            + ", ".join(f"{line.y[apart]:.1f} {line.label}" for line in lines)
+            + f" (over {format_bytes(lines[0].x[-1])} {', '.join(f'{line.y[-1]:.1f}' for line in lines)})"
+        )
     stem = "gap-by-control"
     save(_draw(plots, len(plots), "cycles per access", logarithmic=False), out, stem)
-    largest = format_bytes(plots[0].lines[0].x[-1])
     caption = (
-        f"Serial cycles that scattered 4K pages (iii) cost more than contiguous ones behind the direct map (i), over "
-        f"{largest}: {'; '.join(told)}. Colour-neutral caches do not see which frames data has; beside other work, "
+        f"Serial cycles that scattered 4K pages (iii) cost more than contiguous ones behind the direct map (i): "
+        f"{'; '.join(told)}. Colour-neutral caches do not see which frames data has; beside other work, "
         f"{parameters['background_share']:.0%} of the last TLB level’s entries are asked for by somebody else. "
         f"{_prefetch(dataset)}{_seeds(dataset).capitalize()}."
     )
@@ -421,12 +426,15 @@ def _huge_caption(dataset: xr.Dataset, order: int) -> str:
     ]
     needed = share_of_published(dataset)
     published = (
-        "" if needed is None else f" The published {PUBLISHED_FALL} % follow where {needed:.1%} of time is other work."
+        ""
+        if needed is None
+        else f" The published {PUBLISHED_FALL} % would follow where about {needed:.1%} of time is other work."
     )
     return (
         f"Misses fall and cycles saved, serial (thin lines and brackets: overlapped), a hash of "
         f"{format_bytes(PAGE_BYTES << order)}, by the time of other work: {'; '.join(parts)}.{published} Published "
         f"(POWER9, git diff): misses {PUBLISHED_MISSES[0]:,} to {PUBLISHED_MISSES[1]:,}, cycles −{PUBLISHED_FALL} %; "
         "its share of other work is not known, so it is a line, not a point. Other work here has its pages in the "
-        "TLB, so what 2M entries leave is less than in a real run."
+        "TLB, so 2M entries leave nothing but first touches, and the factor grows with the lookups: "
+        f"{parameters_of(dataset)['lookups']:,} here."
     )

@@ -94,7 +94,7 @@ class Parameters(BaseModel):
     hash_orders: list[Annotated[int, Field(ge=HUGE_ORDER, le=MAX_REQUEST_ORDER)]] = Field(
         [10, 12, 14], description="hash tables of the huge-vmalloc comparison"
     )
-    lookups: Annotated[int, Field(ge=100, le=10_000_000)] = Field(60_000, description="in each such hash table")
+    lookups: Annotated[int, Field(ge=100, le=10_000_000)] = Field(20_000, description="in each such hash table")
     hash_requests: Annotated[int, Field(ge=1, le=1000)] = Field(
         32, description="hash tables asked for, to see how many get 2M entries"
     )
@@ -144,7 +144,7 @@ QUICK = {
     "splits": [0.0, 0.25, 1.0],
     "accesses": 10_000,
     "hash_orders": [10, 12],
-    "lookups": 10_000,
+    "lookups": 5000,
     "own_shares": [0.3],
     "time_shares": [0.9],
     "unusable": 0.8,

@@ -34,11 +34,11 @@ ENTRIES = {"4K": "vmalloc", "2M": "huge-vmalloc"}
 WHO = ("lookups", "other work")
 #: Lookups before other work has its turn.
 BURST = 16
-#: Most accesses of other work in one run; with a large share there are fewer lookups instead.
-MOST_OTHER = 2_000_000
-FEWEST_LOOKUPS = 1000
+#: Most accesses of other work, but for so many lookups, in the runs by which its amount is found.
+MOST_OTHER = 1_000_000
+FEWEST_LOOKUPS = 500
 #: Other work's time may be this far from what was asked, in parts of it; runs to come nearer.
-NEAR, TRIES = 0.02, 4
+NEAR, TRIES = 0.02, 6
 #: TLB misses with 4K and 2M entries, and percent of cycles saved.
 PUBLISHED_MISSES = (59_800, 2_100)
 PUBLISHED_FALL = 0.54
@@ -96,7 +96,6 @@ def measure_huge(aged: System, parameters: Parameters, seed: int) -> xr.Dataset:
     """Compare 2M with 4K entries for every size of hash; ``aged`` is copied, not changed."""
     orders, works = parameters.hash_orders, work_shares(parameters)
     events = np.zeros((len(orders), len(works), len(ENTRIES), len(WHO), len(EVENTS)), np.int64)
-    lookups = np.zeros((len(orders), len(works)), np.int64)
     share, measured = np.zeros(len(orders)), np.zeros(len(orders), np.int8)
     digests = [""] * len(orders)
     for o, order in enumerate(orders):
@@ -110,15 +109,14 @@ def measure_huge(aged: System, parameters: Parameters, seed: int) -> xr.Dataset:
         for_one = 1.0
         for w, (_, reading, wanted) in enumerate(works):
             goal = relative_to_lookups(reading, wanted)
-            counts, lookups[o, w], each = _calibrated(runs["4K"], goal, len(offsets), for_one * goal)
+            each = _accesses_for(runs["4K"], goal, len(offsets), for_one * goal)
             for_one = each / goal if goal else for_one
-            events[o, w, 0] = counts[:, list(EVENTS)]
-            events[o, w, 1] = runs["2M"](int(lookups[o, w]), each)[:, list(EVENTS)]
+            for e, entries in enumerate(ENTRIES):
+                events[o, w, e] = runs[entries](len(offsets), each)[:, list(EVENTS)]
     dims = ("hash_order", "work", "entries", "who", "event")
     return xr.Dataset(
         {
             "huge_events": (dims, events),
-            "huge_lookups": (dims[:2], lookups),
             "huge_share": ("hash_order", share),
             "huge_measured": ("hash_order", measured),
             "huge_offsets_digest": ("hash_order", digests),
@@ -156,23 +154,18 @@ def _runs(aged: System, parameters: Parameters, order: int, offsets: Counts) -> 
     return runs
 
 
-def _calibrated(run: _Run, goal: float, most: int, guess: float) -> tuple[Counts, int, float]:
-    """Run lookups with as many accesses of other work as take ``goal`` times the lookups' cycles.
+def _accesses_for(run: _Run, goal: float, most: int, each: float) -> float:
+    """Return how many accesses of other work for each lookup take ``goal`` times the lookups' cycles, from a guess.
 
-    Returns
-    -------
-    counts, lookups, each : tuple of int64[len(WHO), COUNTERS], int and float
-        Events, lookups, and accesses of other work for each of these; ``guess`` is what they are first taken to be.
+    Found on as many of the lookups as time allows.
     """
     if not goal:
-        return run(most, 0.0), most, 0.0
-    each = guess
-    for attempt in range(TRIES):
+        return 0.0
+    for _ in range(TRIES):
         lookups = int(min(most, max(FEWEST_LOOKUPS, MOST_OTHER / each)))
-        counts = run(lookups, each)
-        cycles = price_access(counts, run.system.cpu).sum(1)
+        cycles = price_access(run(lookups, each), run.system.cpu).sum(1)
         reached = float(cycles[1] / cycles[0])
-        if abs(reached / goal - 1) < NEAR or attempt == TRIES - 1:
+        if abs(reached / goal - 1) < NEAR:
             break
         each *= goal / reached if reached else 2.0
-    return counts, lookups, each
+    return each

@@ -13,6 +13,7 @@ from vclab.studies.awareness.measure import (
     measure,
     points,
     priced,
+    reprice,
     run_point,
 )
 
@@ -31,6 +32,7 @@ __all__ = [
     "measure",
     "points",
     "priced",
+    "reprice",
     "run_point",
     "summary",
 ]

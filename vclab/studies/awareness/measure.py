@@ -31,6 +31,7 @@ from vclab.gfp import GFP_VFALLBACK
 from vclab.ledger import ACCESS_CAUSES, OPERATION_CAUSES, price_access, price_operations, price_overlapped
 from vclab.mmu import tlb_entries
 from vclab.presets import CpuPreset, LinuxPreset
+from vclab.presets.prices import Prices
 from vclab.studies import Progress
 from vclab.studies.awareness.loads import FLAGS, NONE, PRIVATE, Addresses, scan, software_walk, struct_page
 from vclab.system import RECORDED, System, check_paging, check_size
@@ -381,3 +382,9 @@ LEFT_OUT = (
     "for each free; spread over a lazy purge it nearly vanishes (study overhead). NUMA placement, TLB sharing between "
     "hardware threads."
 )
+
+
+def reprice(dataset: xr.Dataset, prices: Prices) -> xr.Dataset:
+    """Return the same counts at other prices."""
+    parameters = Parameters.model_validate_json(dataset.attrs["parameters"])
+    return priced(dataset, prices.cpu(presets.cpu(parameters.cpu)), prices.linux(presets.linux(parameters.linux)))

@@ -36,6 +36,7 @@ from vclab.ledger import (
 )
 from vclab.mmu import MmuOptions, tlb_entries
 from vclab.presets import CpuPreset, LinuxPreset
+from vclab.presets.prices import Prices
 from vclab.studies import Progress, awareness
 from vclab.studies.cells import CELLS, EVENT_NAMES, EVENTS, PHASES, Cells, all_counts, coalescible, digest, offsets_for
 from vclab.system import RECORDED, System, check_paging, check_size
@@ -426,3 +427,9 @@ LEFT_OUT = (
     "Virtual pages are flushed at once when they are freed, neither lazily nor by broadcast; the refills that a flush "
     "causes are in the study overhead. Claims between migratetypes are counted, not priced."
 )
+
+
+def reprice(dataset: xr.Dataset, prices: Prices) -> xr.Dataset:
+    """Return the same counts at other prices."""
+    parameters = Parameters.model_validate_json(dataset.attrs["parameters"])
+    return priced(dataset, prices.cpu(presets.cpu(parameters.cpu)), prices.linux(presets.linux(parameters.linux)))

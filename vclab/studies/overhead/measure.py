@@ -22,9 +22,7 @@ from vclab.compound import HUGE_ORDER, MAX_REQUEST_ORDER, CompoundPage
 from vclab.errors import OutOfMemory
 from vclab.gfp import GFP_VFALLBACK, Gfp
 from vclab.ledger import OPERATION_CAUSES, price_operations
-from vclab.memory import Memory
 from vclab.presets import CpuPreset, LinuxPreset
-from vclab.structures import SmallObjects
 from vclab.studies import Progress
 from vclab.studies.overhead.flush import FLUSHES, flush_shares, measure_flush
 from vclab.system import RECORDED, System, check_paging, check_size
@@ -105,22 +103,6 @@ ASSUMPTIONS = (
 )
 
 
-class _Objects(SmallObjects):
-    """Control structures of a release that lacks some of them: nothing is taken for one of 0 bytes."""
-
-    def allocate(self, size: int) -> tuple[int, int] | None:
-        return super().allocate(size) if size else (0, 0)
-
-    def free(self, address: int, size: int) -> None:
-        if size:
-            super().free(address, size)
-
-    def copy(self, memory: Memory) -> _Objects:
-        twin = _Objects(memory)
-        twin.__dict__.update(super().copy(memory).__dict__)
-        return twin
-
-
 def points(parameters: Parameters) -> Sequence[int]:
     """Return the seeds; each ages memory anew."""
     return range(parameters.seed, parameters.seed + parameters.seeds)
@@ -151,7 +133,7 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
 
 
 def _boot(parameters: Parameters, era: str, seed: int) -> System:
-    system = System(
+    return System(
         cpu=parameters.cpu,
         linux=presets.linux(parameters.linux).with_structures(era),
         memory=parameters.memory,
@@ -161,8 +143,6 @@ def _boot(parameters: Parameters, era: str, seed: int) -> System:
         recording=parameters.recording,
         seed=seed,
     )
-    system.compound.objects = _Objects(system.memory)
-    return system
 
 
 def _measure_policies(machine: System, parameters: Parameters, era: str) -> xr.Dataset:
