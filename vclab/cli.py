@@ -86,8 +86,9 @@ def run(
     parameters = studies.parameters(study, {**settings, **runner.settings_from(list(set_), module.Parameters)})
     if jobs is not None and jobs < 1:
         raise ConfigurationError(f"--jobs {jobs} is not possible; use 1 or more")
-    points = len(module.points(parameters))
-    jobs = min(jobs or runner.default_jobs(), points)
+    wanted = jobs or runner.default_jobs()
+    points = [str(point) for point in module.points(parameters, wanted)]
+    jobs = min(wanted, len(points))
     folder = runner.next_folder(f"vclab-{study}") if out is None else out
     if dry_run:
         _print_plan(study, parameters, points, jobs, folder)
@@ -95,10 +96,10 @@ def run(
     return _run(study, parameters, points, jobs, folder)
 
 
-def _print_plan(study: str, parameters: BaseModel, points: int, jobs: int, folder: Path) -> None:
+def _print_plan(study: str, parameters: BaseModel, points: list[str], jobs: int, folder: Path) -> None:
     from rich.table import Table
 
-    table = Table(title=f"study {study}: {points} points, {jobs} at once, into {folder}", title_justify="left")
+    table = Table(title=f"study {study}: {len(points)} points, {jobs} at once, into {folder}", title_justify="left")
     table.add_column("parameter")
     table.add_column("value")
     for name, value in parameters.model_dump().items():
@@ -106,7 +107,7 @@ def _print_plan(study: str, parameters: BaseModel, points: int, jobs: int, folde
     _console().print(table)
 
 
-def _run(study: str, parameters: BaseModel, points: int, jobs: int, folder: Path) -> int:
+def _run(study: str, parameters: BaseModel, points: list[str], jobs: int, folder: Path) -> int:
     from vclab import report as reporting
     from vclab import results
     from vclab import run as runner
@@ -154,21 +155,22 @@ def _print_claims(claims: list[Claim]) -> None:
 class _Progress:
     """A bar for each point on a terminal, a line for each finished point elsewhere."""
 
-    def __init__(self, points: int) -> None:
+    def __init__(self, points: list[str]) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         console = Console(stderr=True)
         self.plain = not console.is_terminal
         self.bars = Progress(
-            TextColumn("seed {task.fields[number]}"),
+            TextColumn("seed {task.fields[point]}"),
             BarColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
             console=console,
             disable=self.plain,
         )
-        self.tasks = [self.bars.add_task("waiting", total=1.0, number=i + 1, start=False) for i in range(points)]
+        self.tasks = [self.bars.add_task("waiting", total=1.0, point=point, start=False) for point in points]
+        self.points = points
 
     def __enter__(self) -> _Progress:
         self.bars.__enter__()
@@ -184,7 +186,7 @@ class _Progress:
             self.bars.start_task(task)
         self.bars.update(task, completed=share, description=what)
         if self.plain and share >= 1:
-            print(f"seed {number + 1} of {len(self.tasks)} done", file=sys.stderr, flush=True)
+            print(f"seed {self.points[number]} done, {len(self.points)} in all", file=sys.stderr, flush=True)
 
 
 @app.command(name="list")

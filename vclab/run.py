@@ -62,7 +62,7 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _run_point(name: str, parameters: BaseModel, number: int, point: int) -> xr.Dataset:
+def _run_point(name: str, parameters: BaseModel, number: int, point: Any) -> xr.Dataset:
     def progress(share: float, what: str) -> None:
         if _channel is not None:
             _channel.put((number, share, what))
@@ -90,7 +90,7 @@ def run_study(name: str, parameters: BaseModel, jobs: int, report: Report) -> xr
         Whatever a point raises. On this and on Ctrl-C all workers are ended.
     """
     study = studies.find(name)
-    points = list(study.points(parameters))
+    points = list(study.points(parameters, jobs))
     jobs = min(jobs, len(points))
     if jobs <= 1:
         parts = []
@@ -108,7 +108,10 @@ def run_study(name: str, parameters: BaseModel, jobs: int, report: Report) -> xr
     try:
         with _interrupts_ignored():
             futures = [pool.submit(_run_point, name, parameters, number, point) for number, point in enumerate(points)]
-        parts = [_wait(future, channel, report) for future in futures]
+        parts = [_wait(future, channel, report) for future in futures[:-jobs]]
+        # By the time that the last ones run, a process may be idle: what comes next is loaded meanwhile.
+        studies.load_drawing(name)
+        parts += [_wait(future, channel, report) for future in futures[-jobs:]]
         _drain(channel, report)
     except BrokenProcessPool as error:
         raise VclabError("a worker process ended early, perhaps for lack of memory; try --jobs 1") from error

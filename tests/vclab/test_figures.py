@@ -27,7 +27,7 @@ from vclab.figures import memory
 from vclab.figures.bars import Bars, served_bars
 from vclab.figures.report import write_report
 from vclab.figures.style import spread, to_png
-from vclab.studies.fallback.figures import figures
+from vclab.studies.fallback.drawing import figures
 
 STEMS = ["cost-against-reach", "cold-against-reach", "cycles-by-cause", "memory-before-after", "success-by-order"]
 KIND_OF_STATE = {

@@ -41,14 +41,17 @@ class Study(Protocol):
     ASSUMPTIONS: Sequence[tuple[str, str, str]]
     """Name, value and reasoning of what the study itself decides without a source."""
 
-    def points(self, parameters: Any) -> Sequence[int]:
-        """Return what can run side by side: each a seed."""
+    def points(self, parameters: Any, jobs: int = 1) -> Sequence[Any]:
+        """Return what can run side by side, each a seed or a part of one, for so many processes at once.
 
-    def run_point(self, parameters: Any, point: int, progress: Progress) -> xr.Dataset:
+        Results do not depend on the number of processes; how evenly they are busy may.
+        """
+
+    def run_point(self, parameters: Any, point: Any, progress: Progress) -> xr.Dataset:
         """Run one point."""
 
     def combine(self, parameters: Any, parts: Sequence[xr.Dataset]) -> xr.Dataset:
-        """Put all points together, with provenance."""
+        """Put all points together in their order, with provenance."""
 
     def claims(self, dataset: xr.Dataset) -> list[Claim]:
         """Hold the study's claims against its results."""
@@ -74,6 +77,12 @@ def find(name: str) -> Study:
     if name not in STUDIES:
         raise ConfigurationError(f"study {name!r} does not exist; there are {', '.join(STUDIES)}")
     return cast("Study", importlib.import_module(f"vclab.studies.{name.replace('-', '_')}"))
+
+
+def load_drawing(name: str) -> None:
+    """Import what drawing a study's figures needs, which workers do without."""
+    find(name)
+    importlib.import_module(f"vclab.studies.{name.replace('-', '_')}.drawing")
 
 
 def parameters(name: str, settings: dict[str, Any]) -> BaseModel:

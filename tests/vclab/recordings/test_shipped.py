@@ -25,9 +25,10 @@ from vclab.recordings import FrameKind, Recording
 
 def test_shipped_names_have_files_and_one_line_descriptions() -> None:
     files = {path.stem for path in (Path(recordings.__file__).parent / "data").glob("*.npz")}
-    assert recordings.names() == ["compile"] == sorted(files)
-    assert "\n" not in recordings.describe("compile") and "compile" in recordings.describe("compile")
-    with pytest.raises(RecordingError, match=r"no recording 'nope', .*, there is compile"):
+    assert recordings.names() == ["compile", "fragmented"] == sorted(files)
+    for name in recordings.names():
+        assert "\n" not in recordings.describe(name)
+    with pytest.raises(RecordingError, match=r"no recording 'nope', .*, there are compile, fragmented"):
         recordings.describe("nope")
 
 

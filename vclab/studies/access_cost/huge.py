@@ -38,7 +38,7 @@ BURST = 16
 MOST_OTHER = 1_000_000
 FEWEST_LOOKUPS = 500
 #: Other work's time may be this far from what was asked, in parts of it; runs to come nearer.
-NEAR, TRIES = 0.02, 6
+NEAR, TRIES, CORRECTIONS = 0.02, 6, 2
 #: TLB misses with 4K and 2M entries, and percent of cycles saved.
 PUBLISHED_MISSES = (59_800, 2_100)
 PUBLISHED_FALL = 0.54
@@ -72,20 +72,24 @@ class _Run:
         mmu.leave_cleared(page.frames)
         self.lines = mmu.cached_lines()
 
-    def __call__(self, lookups: int, other: float) -> Counts:
-        """Run lookups with ``other`` accesses of other work for each; return int64[len(WHO), COUNTERS]."""
+    def __call__(self, other: float, alone: int = 0) -> Counts:
+        """Run all lookups with ``other`` accesses of other work for each; return int64[len(WHO), COUNTERS].
+
+        The first ``alone`` of them are run without it, and not counted.
+        """
         mmu, tables = self.system.mmu, self.system.page_tables.state
         mmu.flush()
         mmu.set_cached_lines(self.lines)
         self.beside.state[:] = 0
         if other:
             mmu.access_beside(tables, self.beside, 2 * len(self.beside.offsets))
+        mmu.access(tables, self.target, self.offsets[:alone], False)
         before = np.stack([mmu.counters, self.beside.counters])
         done = 0
-        for start in range(0, lookups, BURST):
-            end = min(start + BURST, lookups)
+        for start in range(alone, len(self.offsets), BURST):
+            end = min(start + BURST, len(self.offsets))
             mmu.access(tables, self.target, self.offsets[start:end], False)
-            due = int(end * other) - done
+            due = int((end - alone) * other) - done
             if due:
                 mmu.access_beside(tables, self.beside, due)
                 done += due
@@ -109,10 +113,10 @@ def measure_huge(aged: System, parameters: Parameters, seed: int) -> xr.Dataset:
         for_one = 1.0
         for w, (_, reading, wanted) in enumerate(works):
             goal = relative_to_lookups(reading, wanted)
-            each = _accesses_for(runs["4K"], goal, len(offsets), for_one * goal)
+            counts, each = _calibrated(runs["4K"], goal, for_one * goal)
             for_one = each / goal if goal else for_one
-            for e, entries in enumerate(ENTRIES):
-                events[o, w, e] = runs[entries](len(offsets), each)[:, list(EVENTS)]
+            events[o, w, 0] = counts[:, list(EVENTS)]
+            events[o, w, 1] = runs["2M"](each)[:, list(EVENTS)]
     dims = ("hash_order", "work", "entries", "who", "event")
     return xr.Dataset(
         {
@@ -154,18 +158,33 @@ def _runs(aged: System, parameters: Parameters, order: int, offsets: Counts) -> 
     return runs
 
 
-def _accesses_for(run: _Run, goal: float, most: int, each: float) -> float:
-    """Return how many accesses of other work for each lookup take ``goal`` times the lookups' cycles, from a guess.
+def _calibrated(run: _Run, goal: float, each: float) -> tuple[Counts, float]:
+    """Run the lookups with as much other work as takes ``goal`` times their cycles, found from a guess.
 
-    Found on as many of the lookups as time allows.
+    Returns
+    -------
+    counts, each : tuple of int64[len(WHO), COUNTERS] and float
+        Events, and accesses of other work for each lookup. First tried on as many of the last lookups as time allows.
     """
     if not goal:
-        return 0.0
+        return run(0.0), 0.0
+    most = len(run.offsets)
     for _ in range(TRIES):
-        lookups = int(min(most, max(FEWEST_LOOKUPS, MOST_OTHER / each)))
-        cycles = price_access(run(lookups, each), run.system.cpu).sum(1)
-        reached = float(cycles[1] / cycles[0])
+        sample = int(min(most, max(FEWEST_LOOKUPS, MOST_OTHER / each)))
+        reached = _reached(run, run(each, most - sample))
         if abs(reached / goal - 1) < NEAR:
             break
-        each *= goal / reached if reached else 2.0
-    return each
+        each *= goal / reached
+    for _ in range(CORRECTIONS):
+        counts = run(each)
+        reached = _reached(run, counts)
+        if abs(reached / goal - 1) < NEAR:
+            return counts, each
+        each *= goal / reached
+    return run(each), each
+
+
+def _reached(run: _Run, counts: Counts) -> float:
+    """Return the cycles of other work over those of the lookups; where there was none at all, next to nothing."""
+    cycles = price_access(counts, run.system.cpu).sum(1)
+    return max(float(cycles[1] / cycles[0]), 1e-3)

@@ -43,6 +43,6 @@ def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
 
     Plotting is imported here, so that workers, which only measure, start without it.
     """
-    from vclab.studies.awareness.figures import figures as draw
+    from vclab.studies.awareness.drawing import figures as draw
 
     return draw(dataset, out)

@@ -181,8 +181,6 @@ def control_ratios(dataset: xr.Dataset) -> dict[str, npt.NDArray[np.float64]]:
     For the largest order and working set that the controls cover: as the machine is, with each control, and with every
     data access priced as a first-level hit.
     """
-    if "control_cycles" not in dataset:
-        return {}
     order = int(dataset["control_order"].max())
     steady = dataset.sel(live_pages=int(dataset["live_pages"].max()), phase="steady")
     chase = steady.sel(order=order, pattern="chase")
@@ -197,8 +195,6 @@ def control_ratios(dataset: xr.Dataset) -> dict[str, npt.NDArray[np.float64]]:
 def _controls_sentence(dataset: xr.Dataset) -> str:
     """Return what the controls say of the gap, with a warning where it is colouring rather than translation."""
     ratios = {name: float(values.mean()) for name, values in control_ratios(dataset).items()}
-    if not ratios:
-        return ""
     size = format_bytes(float(PAGE_BYTES * 2 ** int(dataset["control_order"].max()) * int(dataset["live_pages"].max())))
     sentence = (
         f"; controls over {size}: {ratios['full']:.2f} as it is, {ratios['colour-neutral']:.2f} colour-neutral, "

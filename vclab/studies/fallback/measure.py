@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -87,8 +87,8 @@ class Parameters(BaseModel):
     free: Annotated[float, Field(gt=0, lt=1)] = Field(0.30, description="free share to age to")
     tail: Literal["never", "hour", "day"] = Field("hour", description="lifetime of what outlived the recording")
     prefetch: bool = Field(True, description="the CPU's prefetchers are on")
-    control_orders: list[Annotated[int, Field(ge=1, le=10)]] = Field(
-        [3, 9], description="orders that are measured again under the controls"
+    control_orders: list[Annotated[int, Field(ge=1, le=10)]] | None = Field(
+        None, description="orders measured again under the controls; 9 by default, or the largest"
     )
     orders: list[Annotated[int, Field(ge=1, le=10)]] = Field(list(range(1, 11)), min_length=1)
     live_pages: list[Annotated[int, Field(ge=1, le=4096)]] = Field([1, 4, 16, 64, 256], min_length=1)
@@ -105,10 +105,10 @@ class Parameters(BaseModel):
     def _exists(self) -> Self:
         """Refuse presets and sizes that do not exist before any work is done."""
         for name in ("orders", "live_pages", "control_orders"):
-            values = getattr(self, name)
+            values = getattr(self, name) or []
             if values != sorted(set(values)):
                 raise ValueError(f"{name} must ascend, each value once")
-        if not set(self.control_orders) <= set(self.orders):
+        if not set(self.controlled) <= set(self.orders):
             raise ValueError("control_orders must be among orders")
         if self.recording not in recordings.names() and not Path(self.recording).exists():
             known = ", ".join(recordings.names())
@@ -119,13 +119,19 @@ class Parameters(BaseModel):
             check_size(self.memory)
         return self
 
+    @property
+    def controlled(self) -> list[int]:
+        """Orders that are measured again under the controls."""
+        if self.control_orders is not None:
+            return self.control_orders
+        return [9] if 9 in self.orders else self.orders[-1:]
+
 
 #: What ``--quick`` changes: one seed on a small machine.
 QUICK = {
     "seeds": 1,
     "memory": "1GiB",
     "orders": [1, 3, 5, 7, 9],
-    "control_orders": [9],
     "live_pages": [1, 4, 16],
     "accesses": 10_000,
     "requests": 64,
@@ -154,12 +160,31 @@ ASSUMPTIONS = (
 )
 
 
-def points(parameters: Parameters) -> Sequence[int]:
-    """Return the seeds; each ages memory anew."""
-    return range(parameters.seed, parameters.seed + parameters.seeds)
+class Point(NamedTuple):
+    """A seed, or one of several parts of it that share its orders."""
+
+    seed: int
+    part: int = 0
+    parts: int = 1
+
+    def __str__(self) -> str:
+        return str(self.seed) if self.parts == 1 else f"{self.seed}, part {self.part + 1}"
 
 
-def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Dataset:
+def points(parameters: Parameters, jobs: int = 1) -> Sequence[Point]:
+    """Return the seeds; each ages memory anew.
+
+    Seeds that would leave processes idle in the last round are divided among them: ageing is done again in each part,
+    which costs less than waiting.
+    """
+    seeds = range(parameters.seed, parameters.seed + parameters.seeds)
+    left = len(seeds) % jobs
+    parts = min(jobs // left, len(parameters.orders)) if left else 1
+    whole = [Point(seed) for seed in seeds[: len(seeds) - left]]
+    return whole + [Point(seed, part, parts) for seed in seeds[len(seeds) - left :] for part in range(parts)]
+
+
+def run_point(parameters: Parameters, point: Point, progress: Progress) -> xr.Dataset:
     """Age one machine and measure cells and policies on copies of it."""
     progress(0.0, "booting")
     system = System(
@@ -169,7 +194,7 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
         levels=parameters.levels,
         direct_map=parameters.direct_map,
         recording=parameters.recording,
-        seed=point,
+        seed=point.seed,
         mmu=MmuOptions(prefetch=parameters.prefetch),
     )
     before = _frame_states(system)
@@ -178,27 +203,48 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
         parameters.fragment_order, parameters.unusable, parameters.free, parameters.recording, parameters.tail
     )
     after = _frame_states(system)
+    # The largest orders take longest, so parts take every so many of them.
+    orders = sorted(parameters.orders[::-1][point.part :: point.parts])
     parts = []
-    for done, order in enumerate(parameters.orders):
-        progress(0.3 + 0.6 * done / len(parameters.orders), f"order {order}")
-        cells = _measure_cells(system, parameters, order, point)
-        parts.append(cells.merge(_run_policies(system, parameters, order, point)))
-    dataset = xr.concat(parts, xr.Variable("order", parameters.orders))
-    progress(0.9, "controls")
-    controls = [_measure_controls(system, parameters, order, point) for order in parameters.control_orders]
-    if controls:
-        dataset["control_events"] = xr.concat(controls, xr.Variable("control_order", parameters.control_orders))
+    for done, order in enumerate(orders):
+        progress(0.3 + 0.55 * done / len(orders), f"order {order}")
+        cells = _measure_cells(system, parameters, order, point.seed)
+        parts.append(cells.merge(_run_policies(system, parameters, order, point.seed)))
+    dataset = xr.concat(parts, xr.Variable("order", orders))
+    progress(0.85, "controls")
+    controlled = [order for order in parameters.controlled if order in orders]
+    if controlled:
+        dataset["control_events"] = xr.concat(
+            [_measure_controls(system, parameters, order, point.seed) for order in controlled],
+            xr.Variable("control_order", controlled),
+        )
+    if point.part == 0:
+        progress(0.97, "awareness")
+        dataset = dataset.merge(_measure_awareness(system, parameters, point.seed))
     dataset["unusable_index"] = xr.Variable("target_order", [system.unusable_free_index(order) for order in range(11)])
     dataset["free_share"] = xr.Variable((), system.memory.free_share)
     dataset["buddyinfo"] = xr.Variable("target_order", system.buddyinfo()[0])
-    progress(0.97, "awareness")
-    dataset = dataset.merge(_measure_awareness(system, parameters, point))
     for name, value in aged.items():
         dataset[f"ageing_{name}"] = xr.Variable((), value)
-    if point == parameters.seed:
+    if point.part == 0 and point.seed == parameters.seed:
         dataset["frame_state"] = xr.Variable(("moment", "frame"), np.stack([before, after]))
+    dataset.attrs["seed"] = point.seed
     progress(1.0, "done")
     return dataset
+
+
+def _joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Return the parts of one seed as one dataset, orders ascending."""
+    if len(parts) == 1:
+        return parts[0]
+    # What has no order is the same in every part, or only in one.
+    without = [part.drop_dims(["order", "control_order"], errors="ignore") for part in parts]
+    shared = xr.merge(without, compat="identical", combine_attrs="drop")
+    by_order = [part[[name for name in part.data_vars if "order" in part[name].dims]] for part in parts]
+    controls = [part[["control_events"]] for part in parts if "control_events" in part]
+    joined = [xr.concat(by_order, "order").sortby("order"), shared]
+    joined.append(xr.concat(controls, "control_order").sortby("control_order"))
+    return xr.merge(joined, combine_attrs="drop")
 
 
 def _frame_states(system: System) -> npt.NDArray[np.uint8]:
@@ -252,7 +298,7 @@ def _measure_controls(aged: System, parameters: Parameters, order: int, seed: in
     most = max(parameters.live_pages)
     busy = aged.copy()
     busy.set_background(Background(pages=busy.mmu.entries("4K")[-1] // 2))
-    shape = (len(parameters.live_pages), len(CONTROL_CELLS), len(CONTROLS), len(PHASES), len(EVENTS))
+    shape = (len(CONTROLS), len(parameters.live_pages), len(CONTROL_CELLS), len(PHASES), len(EVENTS))
     events = np.zeros(shape, np.int64)
     for n, control in enumerate(CONTROLS):
         base = busy if control == "other work" else aged
@@ -262,8 +308,8 @@ def _measure_controls(aged: System, parameters: Parameters, order: int, seed: in
         for k, live in enumerate(parameters.live_pages):
             offsets = offsets_for(streams.chase, live * cells.nbytes, parameters.accesses, _stream_seed("chase", seed))
             for c, cell in enumerate(CONTROL_CELLS):
-                events[k, c, n] = cells.measure(cell, live, offsets)
-    return xr.DataArray(events, dims=("live_pages", "control_cell", "control", "phase", "event"))
+                events[n, k, c] = cells.measure(cell, live, offsets)
+    return xr.DataArray(events, dims=("control", "live_pages", "control_cell", "phase", "event"))
 
 
 def _measure_awareness(aged: System, parameters: Parameters, seed: int) -> xr.Dataset:
@@ -331,9 +377,11 @@ def _run_policies(aged: System, parameters: Parameters, order: int, seed: int) -
 
 def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
     """Put all seeds together, price the events, add units and provenance."""
-    seeds = list(points(parameters))
+    seeds = list(range(parameters.seed, parameters.seed + parameters.seeds))
     states = next((part["frame_state"] for part in parts if "frame_state" in part), None)
-    dataset = xr.concat([part.drop_vars("frame_state", errors="ignore") for part in parts], xr.Variable("seed", seeds))
+    parts = [part.drop_vars("frame_state", errors="ignore") for part in parts]
+    of_seed = [_joined([part for part in parts if part.attrs["seed"] == seed]) for seed in seeds]
+    dataset = xr.concat(of_seed, xr.Variable("seed", seeds), combine_attrs="drop")
     if states is not None:
         dataset["frame_state"] = states
     dataset = dataset.assign_coords(
@@ -380,8 +428,6 @@ def priced(dataset: xr.Dataset, cpu: CpuPreset, linux: LinuxPreset) -> xr.Datase
         cause=list(ACCESS_CAUSES), operation_cause=list(OPERATION_CAUSES), bound=["value", "low", "high"]
     )
     for prefix in ("", "control_", "lifetime_"):
-        if f"{prefix}events" not in dataset:
-            continue
         events = dataset[f"{prefix}events"]
         counts = all_counts(events.transpose(..., "event").values)
         dims = [dim for dim in events.dims if dim != "event"]

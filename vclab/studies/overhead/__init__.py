@@ -20,6 +20,6 @@ def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
 
     Plotting is imported here, so that workers, which only measure, start without it.
     """
-    from vclab.studies.overhead.figures import figures as draw
+    from vclab.studies.overhead.drawing import figures as draw
 
     return draw(dataset, out)

@@ -103,7 +103,7 @@ ASSUMPTIONS = (
 )
 
 
-def points(parameters: Parameters) -> Sequence[int]:
+def points(parameters: Parameters, jobs: int = 1) -> Sequence[int]:  # noqa: ARG001 (part of the protocol)
     """Return the seeds; each ages memory anew."""
     return range(parameters.seed, parameters.seed + parameters.seeds)
 

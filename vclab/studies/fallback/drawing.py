@@ -49,11 +49,18 @@ def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
     list of (str, str, str)
         File stem, title and caption of each.
     """
-    drawn = [_cost_against_reach(dataset, out), _cycles_by_cause(dataset, out)]
-    if "control_cycles" in dataset:
-        drawn.append(_controls(dataset, out))
-    drawn += [_cold_against_reach(dataset, out), _success_by_order(dataset, out), _operations(dataset, out)]
-    drawn.append(_lifetimes(dataset, out))
+    drawn = [
+        draw(dataset, out)
+        for draw in (
+            _cost_against_reach,
+            _cycles_by_cause,
+            _controls,
+            _cold_against_reach,
+            _success_by_order,
+            _operations,
+            _lifetimes,
+        )
+    ]
     if "frame_state" in dataset:
         drawn.append(_memory_before_after(dataset, out))
     return drawn
