@@ -57,9 +57,9 @@ class Background:
 
     def __post_init__(self) -> None:
         shares = (self.kernel, self.stacks, self.user)
-        if self.pages < 0 or self.gap < 0 or self.entry_cycles < 0 or self.entry_accesses < 0:
+        if not all(value >= 0 for value in (self.pages, self.gap, self.entry_cycles, self.entry_accesses)):
             raise ConfigurationError("pages, gap, entry cycles and entry accesses of other work are 0 or more")
-        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
+        if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-9):
             raise ConfigurationError(f"shares {shares} of other work's pages do not add up to 1")
 
 

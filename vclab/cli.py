@@ -80,6 +80,8 @@ def run(
     settings: dict[str, Any] = {}
     if study.endswith(".toml"):
         study, settings = runner.study_file(Path(study))
+    if study in studies.STUDIES and not dry_run and jobs != 1:
+        runner.prepare_workers(study)
     module = studies.find(study)
     if quick:
         settings = {**settings, **module.QUICK}

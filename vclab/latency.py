@@ -13,6 +13,8 @@ from vclab.units import PAGE_BYTES, parse_bytes
 
 #: Accesses of the steady phase, at least; whole laps.
 STEADY = 100_000
+#: Random placements of the frames, of which the median is given, as measurements give the median of several runs.
+PLACEMENTS = 25
 ADDRESS = 0xFFFF_E000_0000_0000
 """Where the memory that is chased through is mapped: nothing of the kernel lies there."""
 
@@ -27,7 +29,8 @@ def chase(
 ) -> float:
     """Return the mean cycles of a dependent load in a pointer chase, in the steady state.
 
-    One random cycle through one element in every ``stride`` bytes. Page frames are placed at random.
+    One random cycle through one element in every ``stride`` bytes. Page frames are placed at random, 25 times; the
+    answer is the median, since a placement may be lucky or not with the sets of the data caches.
 
     Parameters
     ----------
@@ -55,11 +58,14 @@ def chase(
     >>> chase("zen3", "128KiB", offsets="shuffled")
     4.0
     """
-    return chase_cost(cpu, footprint, stride, page_size, offsets, seed).cycles_per_access
+    costs = chase_costs(cpu, footprint, stride, page_size, offsets, seed)
+    return float(np.median([cost.cycles_per_access for cost in costs]))
 
 
-def chase_cost(cpu: str, footprint: str | int, stride: int, page_size: str, offsets: str, seed: int) -> AccessCost:
-    """Return what the steady laps of :func:`chase` cost, by cause; parameters as there."""
+def chase_costs(
+    cpu: str, footprint: str | int, stride: int, page_size: str, offsets: str, seed: int, placements: int = PLACEMENTS
+) -> list[AccessCost]:
+    """Return what the steady laps of :func:`chase` cost, by cause, for each placement of the frames."""
     nbytes = parse_bytes(footprint, "footprint")
     if offsets not in ("same", "shuffled"):
         raise ConfigurationError(f"offsets {offsets!r} do not exist; there are same and shuffled")
@@ -74,14 +80,22 @@ def chase_cost(cpu: str, footprint: str | int, stride: int, page_size: str, offs
     frames = 1 << max(4 * pages * size, 1 << 14).bit_length()
     system = System(cpu=cpu, memory=frames * PAGE_BYTES, levels=4, direct_map="2M", seed=seed)
     rng = np.random.default_rng([seed, pages])
-    chosen = rng.choice(system.memory.frames // size, pages, replace=False).astype(np.int64) * size
-    if system.page_tables.map(ADDRESS, chosen, level) is None:
-        raise ConfigurationError(f"there is no memory for the page tables of {footprint}; lower the footprint")
     elements = nbytes // stride
     laps = -(-STEADY // elements)
-    visits = streams.chase(nbytes, elements, seed, stride)
-    if offsets == "same":
-        visits = visits // stride * stride
     bases = ADDRESS + np.arange(pages, dtype=np.uint64) * np.uint64(size * PAGE_BYTES)
-    system.access_at(bases, size * PAGE_BYTES, np.resize(visits, 2 * elements))
-    return system.access_at(bases, size * PAGE_BYTES, np.resize(visits, laps * elements))
+    costs = []
+    # A lap longer than the steady phase averages over many sets by itself.
+    for placement in range(placements if elements <= STEADY else min(placements, 3)):
+        chosen = rng.choice(system.memory.frames // size, pages, replace=False).astype(np.int64) * size
+        if placement:
+            system.page_tables.unmap(ADDRESS, pages, level)
+        if system.page_tables.map(ADDRESS, chosen, level) is None:
+            raise ConfigurationError(f"there is no memory for the page tables of {footprint}; lower the footprint")
+        system.mmu.flush()
+        system.mmu.empty_caches()
+        visits = streams.chase(nbytes, elements, seed + placement, stride)
+        if offsets == "same":
+            visits = visits // stride * stride
+        system.access_at(bases, size * PAGE_BYTES, np.resize(visits, 2 * elements))
+        costs.append(system.access_at(bases, size * PAGE_BYTES, np.resize(visits, laps * elements)))
+    return costs

@@ -84,7 +84,7 @@ def save(dataset: xr.Dataset, out: Path) -> Path:
     """Write a dataset to OUT/results.nc, whole or not at all, and return the path."""
     path = out / RESULTS_FILE
     encoding: dict[str, dict[str, Any]] = {
-        str(name): {"zlib": True, "complevel": 4}
+        str(name): {"zlib": True, "complevel": 1}
         for name, array in dataset.data_vars.items()
         if array.size > 1000 and array.dtype.kind in "iuf"
     }

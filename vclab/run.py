@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +102,7 @@ def run_study(name: str, parameters: BaseModel, jobs: int, report: Report) -> xr
 
             parts.append(study.run_point(parameters, point, tell))
         return study.combine(parameters, parts)
-    # A fresh interpreter for each worker: no threads or half-used state of this process are copied into it.
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(_start_method())
     channel = context.Queue()
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(channel,))
     try:
@@ -119,6 +119,19 @@ def run_study(name: str, parameters: BaseModel, jobs: int, report: Report) -> xr
         _end(pool)
         channel.close()
     return study.combine(parameters, parts)
+
+
+def _start_method() -> str:
+    """Return how workers start: from a server without threads or half-used state, or each afresh."""
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+def prepare_workers(study: str) -> None:
+    """Let the process that workers will come from import a study, while this one is still getting ready."""
+    if _start_method() == "forkserver":
+        multiprocessing.set_forkserver_preload([f"vclab.studies.{study.replace('-', '_')}"])
+        with _interrupts_ignored():
+            forkserver.ensure_running()
 
 
 def _wait(future: Future[xr.Dataset], channel: Any, report: Report) -> xr.Dataset:

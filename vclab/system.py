@@ -157,6 +157,7 @@ class System:
         self._vmemmap: Vmemmap | None = None
         self.operations = no_counts()
         self.background: BackgroundState | None = None
+        self.background_frames = np.empty(0, np.int64)
         if background is not None:
             self.set_background(background)
 
@@ -313,6 +314,8 @@ class System:
         self.background = place_background(
             background, self.memory, self.page_tables, self.direct_map, self.vmalloc_area, rng
         )
+        # What ran before has ended, but its pages stay where they are.
+        self.background_frames = np.concatenate([self.background_frames, self.background.frames])
 
     # Accesses
 
@@ -433,7 +436,7 @@ class System:
             cycles = float(price_access(mmu.counters - before, self.cpu).sum())
             each = max(cycles / len(part), 1.0)
             work.since_entry += cycles
-            if work.since_entry >= period:
+            while work.since_entry >= period:
                 work.since_entry -= period
                 self._enter_kernel(mmu, work)
 
@@ -492,8 +495,7 @@ class System:
         zone = self.memory.zone
         held = [self.page_tables.frames(), self.compound.objects.frames()]
         held += [page.frames for page in self.pages]
-        if self.background is not None:
-            held.append(self.background.frames)
+        held.append(self.background_frames)
         owned = np.zeros(zone.frames, np.bool_)
         owned[np.concatenate(held) - zone.first_frame] = True
         return owned

@@ -182,7 +182,7 @@ def test_ageing_leaves_earlier_work_where_it_is_too() -> None:
     for _ in range(2):
         system.set_background(Background(pages=100, **SHARES))
         frames += work_of(system).frames.tolist()
-    system.fragment(7, 0.9)
+    system.fragment(5, 0.5)
     assert not free_frames(system)[np.array(frames) - system.memory.first_frame].any()
 
 

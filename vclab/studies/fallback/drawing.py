@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from vclab.figures.bars import Bars, parts, served_bars, stacked_bars, without_e
 from vclab.figures.curves import Curve, Panel, cost_curves
 from vclab.figures.lifetimes import Lifetime, lifetime_curves
 from vclab.figures.memory import frame_pictures, frames_per_pixel
+from vclab.figures.parallel import draw_all
 from vclab.figures.style import save
 from vclab.studies.fallback.claims import control_ratios, live_bytes, per_access, per_request
 from vclab.units import PAGE_BYTES, format_bytes
@@ -49,21 +51,18 @@ def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
     list of (str, str, str)
         File stem, title and caption of each.
     """
-    drawn = [
-        draw(dataset, out)
-        for draw in (
-            _cost_against_reach,
-            _cycles_by_cause,
-            _controls,
-            _cold_against_reach,
-            _success_by_order,
-            _operations,
-            _lifetimes,
-        )
+    draws = [
+        _cost_against_reach,
+        _cycles_by_cause,
+        _controls,
+        _cold_against_reach,
+        _success_by_order,
+        _operations,
+        _lifetimes,
     ]
     if "frame_state" in dataset:
-        drawn.append(_memory_before_after(dataset, out))
-    return drawn
+        draws.append(_memory_before_after)
+    return draw_all([partial(draw, dataset, out) for draw in draws])
 
 
 def _cell_names(dataset: xr.Dataset) -> dict[str, str]:

@@ -1,0 +1,35 @@
+"""Drawing several figures at once: half of the work of a report is text and paths, which use one CPU."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+Drawn = TypeVar("Drawn")
+_draws: Sequence[Callable[[], object]] = ()
+
+
+def _draw(number: int) -> object:
+    return _draws[number]()
+
+
+def draw_all(draws: Sequence[Callable[[], Drawn]]) -> list[Drawn]:
+    """Call functions that draw and save figures, in forked processes where there are CPUs; return their answers.
+
+    Parameters
+    ----------
+    draws : sequence of callables
+        Independent of one another. What they return is passed between processes.
+    """
+    processes = min(len(os.sched_getaffinity(0)), len(draws), 4) if hasattr(os, "sched_getaffinity") else 1
+    if processes < 2 or multiprocessing.parent_process() is not None:
+        return [draw() for draw in draws]
+    global _draws  # forked processes find it there, so that nothing large is passed on
+    _draws = draws
+    try:
+        with multiprocessing.get_context("fork").Pool(processes) as pool:
+            return pool.map(_draw, range(len(draws)), chunksize=1)  # type: ignore[arg-type]
+    finally:
+        _draws = ()
