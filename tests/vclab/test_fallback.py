@@ -12,7 +12,7 @@ from vclab.errors import ConfigurationError
 from vclab.presets.prices import Prices
 from vclab.studies import fallback
 from vclab.studies.fallback import measure
-from vclab.studies.fallback.measure import Parameters
+from vclab.studies.fallback.measure import Parameters, Point
 
 SMALL = {
     "memory": "128MiB",
@@ -265,9 +265,22 @@ def test_provenance_is_complete(dataset: xr.Dataset) -> None:
 
 
 def test_same_seed_same_numbers(dataset: xr.Dataset, parameters: Parameters) -> None:
-    again = fallback.run_point(parameters, 2, lambda *_: None)
+    again = fallback.run_point(parameters, Point(2), lambda *_: None)
     np.testing.assert_array_equal(again["events"], dataset["events"].sel(seed=2))
     np.testing.assert_array_equal(again["work"], dataset["work"].sel(seed=2))
+
+
+def test_a_seed_in_parts_is_the_same_seed(dataset: xr.Dataset, parameters: Parameters) -> None:
+    """One seed and two processes: each takes some of the orders."""
+    one = parameters.model_copy(update={"seeds": 1})
+    divided = fallback.points(one, 2)
+    assert divided == [Point(1, 0, 2), Point(1, 1, 2)]
+    assert fallback.points(parameters, 2) == [Point(1), Point(2)]
+    parts = [fallback.run_point(one, point, lambda *_: None) for point in divided]
+    joined = fallback.combine(one, parts)
+    whole = dataset.isel(seed=[0])
+    for name in whole.data_vars:
+        xr.testing.assert_equal(joined[name].transpose(*whole[name].dims), whole[name])
 
 
 def test_only_slabs_interrupts_and_defragmentation_wait(dataset: xr.Dataset) -> None:

@@ -21,15 +21,28 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vclab import results
+from vckernels.causes import Cause
+from vclab import presets, results
+from vclab.compound import POLICIES
 from vclab.errors import OutputError
 from vclab.figures import memory
 from vclab.figures.bars import Bars, served_bars
 from vclab.figures.report import write_report
 from vclab.figures.style import spread, to_png
+from vclab.studies.cells import CELLS, EVENT_NAMES, PHASES
+from vclab.studies.fallback import measure
 from vclab.studies.fallback.drawing import figures
 
-STEMS = ["cost-against-reach", "cold-against-reach", "cycles-by-cause", "memory-before-after", "success-by-order"]
+STEMS = [
+    "cost-against-reach",
+    "cycles-by-cause",
+    "controls",
+    "cold-against-reach",
+    "success-by-order",
+    "time-by-cause",
+    "cost-over-a-life",
+    "memory-before-after",
+]
 KIND_OF_STATE = {
     0: "free, order 0: single pages",
     **dict.fromkeys((1, 2, 3), "free, orders 1–3"),
@@ -53,34 +66,52 @@ def synthetic(
         "seed": np.arange(1, seeds + 1),
         "order": list(orders),
         "live_pages": list(live_pages),
-        "cell": ["i", "ii", "iii", "iv"],
-        "pattern": ["uniform", "chase"],
-        "phase": ["cold", "steady"],
-        "event": ["data_access", "walk"],
-        "cause": ["data access", "page array load", "second-level TLB hit", "page walk"],
-        "policy": ["physical", "early-fallback", "always-virtual", "vmalloc"],
+        "control_order": [orders[-1]],
+        "cell": list(CELLS),
+        "control_cell": list(measure.CONTROL_CELLS),
+        "control": list(measure.CONTROLS),
+        "pattern": list(measure.PATTERNS),
+        "phase": list(PHASES),
+        "event": EVENT_NAMES,
+        "lifetime": list(measure.LIFETIMES),
+        "lifetime_cell": list(measure.LIFETIME_CELLS),
+        "policy": list(POLICIES),
         "answer": ["physical", "virtual", "failed"],
+        "step": list(measure.STEPS),
+        "operation": [cause.name.lower() for cause in measure.WORK],
         "target_order": np.arange(11),
         "moment": ["before", "after"],
+        "awareness_operation": ["page_address", "virt_to_page", "free"],
+        "kind": ["no fallback", "physical", "virtual"],
+        "awareness_phase": ["cold", "steady"],
+        "counter": [cause.name.lower() for cause in Cause],
     }
-    run = ("seed", "order", "live_pages", "cell", "pattern", "phase")
-    shape = tuple(len(coords[name]) for name in run)
-    outcome = np.zeros((seeds, len(orders), 4, 3), np.int64)
+
+    def some(*dims: str) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+        return dims, rng.integers(1, 1000, [len(coords[name]) for name in dims])
+
+    outcome = np.zeros((seeds, len(orders), len(POLICIES), 3), np.int64)
     outcome[:, :, 0] = outcome[:, :, 1] = [40, 0, 24]
     outcome[:, :, 1] = [40, 24, 0]
     outcome[:, :, 2:] = [0, 64, 0]
     states = np.stack([np.full(4096, 10, np.uint8), rng.choice(np.array([0, 1, 5, 16, 17, 18], np.uint8), 4096)])
-    events = np.full((*shape, 2), 1000, np.int64)
-    cycles = rng.uniform(0, 8000, (*shape, 4))
-    return xr.Dataset(
+    awareness = ("seed", "awareness_operation", "kind", "awareness_phase")
+    dataset = xr.Dataset(
         {
-            "events": ((*run, "event"), events),
-            "cycles": ((*run, "cause"), cycles),
-            "overlapped_cycles": (run, cycles.sum(-1) / 10),
+            "events": some("seed", "order", "live_pages", "cell", "pattern", "phase", "event"),
+            "control_events": some("seed", "control_order", "control", "live_pages", "control_cell", "phase", "event"),
+            "lifetime_events": some("seed", "order", "lifetime_cell", "lifetime", "event"),
+            "work": some("seed", "order", "policy", "step", "operation"),
             "counterfactual": (("seed", "order"), np.full((seeds, len(orders)), max(live_pages) // 2)),
             "outcome": (("seed", "order", "policy", "answer"), outcome),
             "unusable_index": (("seed", "target_order"), np.full((seeds, 11), 0.9)),
             "frame_state": (("moment", "frame"), states),
+            "awareness_events": some(*awareness, "counter"),
+            "awareness_performed": some(*awareness),
+            "awareness_work": some("seed", "kind", "counter"),
+            "awareness_freed": some("seed", "kind"),
+            "awareness_scan_events": some("seed", "awareness_phase", "counter"),
+            "awareness_instruction_cycles": some("seed", "awareness_operation", "kind"),
         },
         coords=coords,
         attrs={
@@ -90,6 +121,8 @@ def synthetic(
             "second_level_reach_bytes": 1 << 23,
         },
     )
+    dataset["lifetime_events"] = dataset["lifetime_events"].cumsum("lifetime")
+    return measure.priced(dataset, presets.cpu("zen3"), presets.linux("6.18"))
 
 
 def decode_palette_png(png: bytes) -> npt.NDArray[np.uint8]:
