@@ -145,7 +145,7 @@ def _show(dataset: xr.Dataset, claims: list[Claim], folder: Path) -> None:
 def _print_claims(claims: list[Claim]) -> None:
     from rich.table import Table
 
-    table = Table(title="The RFC's claims", title_justify="left", show_lines=True)
+    table = Table(title="Claims", title_justify="left", show_lines=True)
     for heading in ("claim", "measured", "number [95 % interval]", "verdict"):
         table.add_column(heading)
     for claim in claims:

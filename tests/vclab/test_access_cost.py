@@ -12,6 +12,7 @@ from vckernels.causes import Cause
 from vckernels.pagetable import walk_many
 from vclab import presets, results, studies
 from vclab.errors import ConfigurationError
+from vclab.presets.prices import Prices
 from vclab.report import rewrite
 from vclab.studies import access_cost
 from vclab.studies.access_cost.claims import (
@@ -366,3 +367,9 @@ def test_same_seed_same_numbers(dataset: xr.Dataset, parameters: Parameters) -> 
     again = access_cost.run_point(parameters, 2, lambda *_: None)
     np.testing.assert_array_equal(again["events"], dataset["events"].sel(seed=2))
     np.testing.assert_array_equal(again["huge_events"], dataset["huge_events"].sel(seed=2))
+
+
+def test_repricing_at_the_same_prices_changes_nothing(dataset: xr.Dataset) -> None:
+    again = studies.find("access-cost").reprice(dataset, Prices())
+    for name in dataset.data_vars:
+        np.testing.assert_array_equal(again[name].values, dataset[name].values, err_msg=str(name))

@@ -12,6 +12,7 @@ from tests.vclab.machines import check_memory
 from vckernels.causes import Cause
 from vclab import GFP_VFALLBACK, System, presets, run, studies
 from vclab.errors import ConfigurationError, OutOfMemory
+from vclab.presets.prices import Prices
 from vclab.studies import awareness
 from vclab.studies.awareness import loads
 from vclab.studies.awareness.measure import ARITHMETIC, INSTRUCTIONS, Parameters, _Pages, measure, priced
@@ -289,3 +290,9 @@ def test_bad_parameters_are_refused_at_once(settings: dict[str, object], message
     with pytest.raises(ConfigurationError) as caught:
         studies.parameters("awareness", settings)
     assert message in str(caught.value)
+
+
+def test_repricing_at_the_same_prices_changes_nothing(dataset: xr.Dataset) -> None:
+    again = studies.find("awareness").reprice(dataset, Prices())
+    for name in dataset.data_vars:
+        np.testing.assert_array_equal(again[name].values, dataset[name].values, err_msg=str(name))

@@ -13,6 +13,7 @@ from vckernels.causes import Cause
 from vclab import GFP_VFALLBACK, System, presets, run, studies
 from vclab.errors import ConfigurationError
 from vclab.ledger import price_operations
+from vclab.presets.prices import Prices
 from vclab.studies import overhead
 from vclab.studies.overhead import flush as flushes
 from vclab.studies.overhead.claims import memory_shares, taken_per_byte
@@ -289,3 +290,9 @@ def test_bad_parameters_are_refused_at_once(settings: dict[str, object], message
     with pytest.raises(ConfigurationError) as caught:
         studies.parameters("overhead", settings)
     assert message in str(caught.value)
+
+
+def test_repricing_at_the_same_prices_changes_nothing(dataset: xr.Dataset) -> None:
+    again = studies.find("overhead").reprice(dataset, Prices())
+    for name in dataset.data_vars:
+        np.testing.assert_array_equal(again[name].values, dataset[name].values, err_msg=str(name))

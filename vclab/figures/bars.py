@@ -55,6 +55,10 @@ PART_LOOKS = (
     (PURPLE, "...."),
     (INK, ""),
     ("#ffffff", "++++"),
+    ("#cc79a7", "\\\\"),
+    (BLUE, ""),
+    (VERMILLION, ""),
+    ("#ffffff", "oooo"),
 )
 #: Parts in one line of a legend.
 LEGEND_COLUMNS = 5

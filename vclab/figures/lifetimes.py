@@ -61,7 +61,8 @@ def lifetime_curves(plots: Sequence[Lifetime]) -> Figure:
                     linestyle=(0, (3, 2)),
                     label=f"{name}, access alone",
                 )
-            axes.set_xticks(plot.accesses[::2], [f"{count:,}" for count in plot.accesses[::2]], fontsize=8)
+            ticks = plot.accesses[::2]
+            axes.set_xticks(ticks, [f"$10^{{{round(np.log10(count))}}}$" for count in ticks], fontsize=8.5)
             axes.minorticks_off()
         all_axes[0].set_ylabel("ns per access")
         figure.text(0.53, 0.015, "accesses between allocation and free", ha="center", color=MUTED)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vclab.studies.access_cost.claims import claims, summary
 from vclab.studies.access_cost.grid import QUICK, Parameters
-from vclab.studies.access_cost.measure import ASSUMPTIONS, combine, points, priced, run_point
+from vclab.studies.access_cost.measure import ASSUMPTIONS, combine, points, priced, reprice, run_point
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +22,7 @@ __all__ = [
     "figures",
     "points",
     "priced",
+    "reprice",
     "run_point",
     "summary",
 ]

@@ -25,6 +25,7 @@ from vclab.background import Background
 from vclab.ledger import ACCESS_CAUSES, price_access, price_overlapped
 from vclab.mmu import MmuOptions
 from vclab.presets import CpuPreset
+from vclab.presets.prices import Prices
 from vclab.studies import Progress
 from vclab.studies.access_cost.claims import fewer_times, reached_share, time_saved
 from vclab.studies.access_cost.grid import (
@@ -317,3 +318,9 @@ _UNITS = {
     "huge_overlapped_time_saved": "%",
     "live_bytes": "bytes",
 }
+
+
+def reprice(dataset: xr.Dataset, prices: Prices) -> xr.Dataset:
+    """Return the same counts at other prices; what is set for a CPU is set for all of them."""
+    names = np.unique(dataset["cpu"].values).tolist()
+    return priced(dataset, {name: prices.cpu(presets.cpu(name)) for name in names})

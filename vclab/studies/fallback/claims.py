@@ -331,10 +331,13 @@ def summary(dataset: xr.Dataset) -> list[str]:
     if bool((~inside).any()):
         largest = float(size.max())
         at_most = float(chase.where(~inside).max())
+        bound = dataset["overlapped_cycles"].sel(phase="steady", pattern="uniform").mean("seed")
+        overlapped_ratio = float((bound.sel(cell="iii") / bound.sel(cell="i")).where(size == largest).mean())
         lines.append(
             f"{'Beyond it' if inside.any() else price + ': beyond the second-level TLB'}, page walks and cache misses "
             f"meet: the ratio reaches {at_most:.2f} at most and is {float(chase.where(size == largest).mean()):.2f} at "
-            f"{format_bytes(largest)}, where both wait for memory."
+            f"{format_bytes(largest)}; for accesses that do not wait for one another it is between "
+            f"{overlapped_ratio:.2f} and {float(ratio.sel(pattern='uniform').where(size == largest).mean()):.2f} there."
         )
     each = per_request(dataset).sum("operation_cause").sel(bound="value").mean("seed") / 1000
     order = int(dataset["order"].values[dataset.sizes["order"] // 2])

@@ -151,9 +151,10 @@ def _cold_against_reach(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     save(cost_curves([panel], _reaches(dataset), float(dataset.attrs["second_level_reach_bytes"])), out, stem)
     physical, virtual = curves[0], curves[2]
     caption = (
-        f"Cold, every virtual page costs a walk, {virtual.cost[0]:.1f} cycles an access whatever is live; physical "
-        f"pages share larger entries: {physical.cost[0]:.1f} cycles at {format_bytes(physical.size[0])}, "
-        f"{physical.cost[-1]:.1f} at {format_bytes(physical.size[-1])}. Data caches hold what clearing the pages has "
+        f"Cold, every virtual page costs a walk: {virtual.cost[0]:.0f} cycles an access at "
+        f"{format_bytes(virtual.size[0])}, where nothing of the page tables is cached yet, and {virtual.cost[-1]:.0f} "
+        f"at {format_bytes(virtual.size[-1])}; physical pages share larger entries: {physical.cost[0]:.0f} and "
+        f"{physical.cost[-1]:.0f} cycles. Data caches hold what clearing the pages has "
         "left in them. Left out: table words that mapping the page has just written, and so left in the caches."
     )
     return stem, "The first touch of each page", caption
@@ -231,9 +232,9 @@ def _cycles_by_cause(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
 #: What each control changes, for captions and titles.
 CONTROL_TITLES = {
     "full": "As the machine is",
-    "colour-neutral": "Colour-neutral data caches",
+    "colour-neutral": "Colour-neutral",
     "other work": "Beside other work",
-    "first-level data": "Data at first-level cost",
+    "first-level data": "Translation alone",
 }
 
 

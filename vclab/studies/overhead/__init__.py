@@ -5,14 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vclab.studies.overhead.claims import claims, summary
-from vclab.studies.overhead.measure import ASSUMPTIONS, QUICK, Parameters, combine, points, run_point
+from vclab.studies.overhead.measure import ASSUMPTIONS, QUICK, Parameters, combine, points, reprice, run_point
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import xarray as xr
 
-__all__ = ["ASSUMPTIONS", "QUICK", "Parameters", "claims", "combine", "figures", "points", "run_point", "summary"]
+__all__ = [
+    "ASSUMPTIONS",
+    "QUICK",
+    "Parameters",
+    "claims",
+    "combine",
+    "figures",
+    "points",
+    "reprice",
+    "run_point",
+    "summary",
+]
 
 
 def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:

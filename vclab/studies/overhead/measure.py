@@ -23,6 +23,7 @@ from vclab.errors import OutOfMemory
 from vclab.gfp import GFP_VFALLBACK, Gfp
 from vclab.ledger import OPERATION_CAUSES, price_operations
 from vclab.presets import CpuPreset, LinuxPreset
+from vclab.presets.prices import Prices
 from vclab.studies import Progress
 from vclab.studies.overhead.flush import FLUSHES, flush_shares, measure_flush
 from vclab.system import RECORDED, System, check_paging, check_size
@@ -284,3 +285,10 @@ LEFT_OUT = (
     "Allocating in bulk, which makes single frames cheaper than here. Instructions and cache misses of the kernel are "
     "priced as constants, with a range. NUMA placement, TLB sharing between hardware threads."
 )
+
+
+def reprice(dataset: xr.Dataset, prices: Prices) -> xr.Dataset:
+    """Return the same counts at other prices."""
+    parameters = Parameters.model_validate_json(dataset.attrs["parameters"])
+    cpu, linux = presets.cpu(parameters.cpu), presets.linux(parameters.linux)
+    return priced(dataset, prices.cpu(cpu), prices.linux(linux), parameters.flush)
