@@ -13,7 +13,7 @@ from vclab.units import PAGE_BYTES, parse_bytes
 
 #: Accesses of the steady phase, at least; whole laps.
 STEADY = 100_000
-#: Random placements of the frames, of which the median is given, as measurements give the median of several runs.
+#: Random placements of the frames, of which the median is given: neither the luckiest nor an unlucky one.
 PLACEMENTS = 25
 ADDRESS = 0xFFFF_E000_0000_0000
 """Where the memory that is chased through is mapped: nothing of the kernel lies there."""

@@ -241,7 +241,7 @@ class AccessCost:
 
 
 class Ledger:
-    """Every event of a system so far, by cause.
+    """Every event of a system so far, by cause, but for those of other work, which has counters of its own.
 
     Parameters
     ----------

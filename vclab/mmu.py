@@ -224,7 +224,8 @@ class Mmu:
     def leave_cleared(self, frames: npt.NDArray[np.int64]) -> None:
         """Leave the data caches as clearing 4 KiB pages one after another does.
 
-        Only the last pages are gone through, as many as all caches hold together.
+        Only the last pages are gone through, as many as all caches hold together: of scattered frames, whose sets fill
+        unevenly, a few per cent of the lines that clearing everything would leave are missing.
         """
         kept = sum(cache.nbytes.value for cache in self.cpu.data_cache) // PAGE_BYTES
         first = max(0, len(frames) - kept)

@@ -35,17 +35,19 @@ _UNREAD = {
 
 def _provenance(study: studies.Study, parameters: dict[str, Any], prices: Prices) -> list[tuple[str, str, str, bool]]:
     """Return name, value, source or reasoning, and whether it is an estimate, of every number that a run read."""
-    cpus = [prices.cpu(presets.cpu(name)) for name in studies.cpu_names(parameters)]
+    cpus = prices.cpus([presets.cpu(name) for name in studies.cpu_names(parameters)])
     linux = prices.linux(presets.linux(parameters["linux"]))
-    levels = parameters.get("levels") or max(max(cpu.paging.levels.value) for cpu in cpus)
+    levels = {parameters.get("levels") or max(cpu.paging.levels.value) for cpu in cpus}
     numbers = [("cpu", cpu.name, number) for cpu in cpus for number in cpu.numbers()]
     numbers += [("linux", f"linux-{linux.name}", number) for number in linux.numbers()]
     rows = []
     for kind, name, number in numbers:
-        other_layout = number.path.startswith("address_space") and f"{levels}-level" not in number.path
+        layouts = [f"{count}-level" for count in levels]
+        other_layout = number.path.startswith("address_space") and not any(one in number.path for one in layouts)
         other_era = number.path.startswith("structures") and "eras" not in parameters
         if not (number.path.startswith(_UNREAD[kind]) or other_layout or other_era):
-            rows.append((f"{name}.{number.path}", str(number.value), number.text, number.is_estimate))
+            value = str(number.value) if number.range is None else f"{number.value:g} ({number.range})"
+            rows.append((f"{name}.{number.path}", value, number.text, number.is_estimate))
     return rows + [(f"study.{name}", value, text, True) for name, value, text in study.ASSUMPTIONS]
 
 

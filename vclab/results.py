@@ -80,6 +80,15 @@ def interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, fl
     return mean, mean - half, mean + half
 
 
+def judge(seeds: int, low: float | None, high: float | None, least: float) -> str:
+    """Return the verdict on "more than ``least``": by where the whole interval lies, with enough seeds for one."""
+    if low is None or high is None or seeds < SEEDS_FOR_A_VERDICT:
+        return "undecided"
+    if low > least:
+        return "holds"
+    return "does not hold" if high < least else "undecided"
+
+
 def save(dataset: xr.Dataset, out: Path) -> Path:
     """Write a dataset to OUT/results.nc, whole or not at all, and return the path."""
     path = out / RESULTS_FILE

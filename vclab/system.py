@@ -202,9 +202,10 @@ class System:
 
         Linux, ``arch/x86/mm/tlb.c``: ``flush_tlb_kernel_range``.
         """
-        self.operations[Cause.FLUSH_CALL] += 1
-        self.operations[Cause.INTERRUPT] += len(self.mmus) - 1
         whole = leaves << (9 * (level - 1)) > self.linux.tlb_single_page_flush_ceiling.value
+        # The price of a full flush is that of the whole call; one round of interrupts reaches all other CPUs.
+        self.operations[Cause.FLUSH_CALL] += not whole
+        self.operations[Cause.INTERRUPT] += len(self.mmus) > 1
         for mmu in self.mmus:
             if whole:
                 mmu.flush()
@@ -303,7 +304,9 @@ class System:
     # Other work
 
     def set_background(self, background: Background) -> None:
-        """Let other work share each CPU with the streams from now on; its pages are taken for good.
+        """Let other work share the CPUs with the streams from now on; its pages are taken for good.
+
+        It is one piece of work, which goes on with whichever CPU a stream runs on.
 
         Raises
         ------

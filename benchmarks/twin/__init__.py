@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from vckernels import buddy as buddy_kernels
 from vckernels import datacache as datacache_kernels
+from vckernels import linequeue, pagewalk
 from vckernels import mmu as mmu_kernels
 from vckernels import pagetable as pagetable_kernels
 from vckernels import prefetch as prefetch_kernels
@@ -29,7 +30,8 @@ from vckernels.buddy import Buddy, Migratetype
 from vckernels.causes import Cause
 from vckernels.datacache import DataCache, Rings
 from vckernels.entry import Fault
-from vckernels.mmu import Beside, DataMode, Kind, Mmu, Target
+from vckernels.linequeue import Kind
+from vckernels.mmu import Beside, DataMode, Mmu, Target
 from vckernels.pagetable import Control, PageTables
 from vckernels.prefetch import Slot
 from vckernels.tlb import Field, Tlb
@@ -56,7 +58,7 @@ _ENUMS: dict[str, type[IntEnum]] = {
 }
 _CONSTANTS = {
     "ALLOCATED": buddy_kernels.ALLOCATED,
-    "AHEAD": mmu_kernels.AHEAD,
+    "AHEAD": linequeue.AHEAD,
     "ALL_PERMISSIONS": pagetable_kernels.ALL_PERMISSIONS,
     "DIRECTORY": tlb_kernels.DIRECTORY,
     "EMPTY": tlb_kernels.EMPTY,
@@ -64,7 +66,7 @@ _CONSTANTS = {
     "FIELDS": len(Field),
     "FRAME_SHIFT": tlb_kernels.FRAME_SHIFT,
     "INSIDE": buddy_kernels.INSIDE,
-    "KIND_BITS": mmu_kernels.KIND_BITS,
+    "KIND_BITS": linequeue.KIND_BITS,
     "LOWEST": LOWEST,
     "MAX_ORDER": buddy_kernels.MAX_ORDER,
     "MOST_LEVELS": datacache_kernels.MOST_LEVELS,
@@ -74,10 +76,10 @@ _CONSTANTS = {
     "PAGEBLOCK_FRAMES": buddy_kernels.PAGEBLOCK_FRAMES,
     "PAGEBLOCK_ORDER": buddy_kernels.PAGEBLOCK_ORDER,
     "PERMISSION_ACCESSIBLE": pagetable_kernels.ACCESSIBLE,
-    "PERMISSION_BITS": mmu_kernels.PERMISSION_BITS,
+    "PERMISSION_BITS": pagewalk.PERMISSION_BITS,
     "PERMISSION_EXECUTABLE": pagetable_kernels.EXECUTABLE,
     "PERMISSION_WRITABLE": pagetable_kernels.WRITABLE,
-    "QUEUE": mmu_kernels.QUEUE,
+    "QUEUE": linequeue.QUEUE,
     "REGIONS": mmu_kernels.REGIONS,
     "REGION_PAGES_SHIFT": mmu_kernels.REGION_PAGES_SHIFT,
     "SIZES": tlb_kernels.SIZES,

@@ -116,9 +116,9 @@ class Cause(IntEnum):
     KERNEL_ENTRY = 47
     """Entries into the kernel between accesses of the stream."""
     FLUSH_CALL = 48
-    """Requests to flush a range of kernel addresses on all CPUs."""
+    """Requests to flush a range of kernel addresses page by page."""
     INTERRUPT = 49
-    """Other CPUs that such a request had to interrupt."""
+    """Rounds of interrupts that made all other CPUs flush."""
 
 
 COUNTERS = len(Cause)

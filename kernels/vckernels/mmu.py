@@ -19,30 +19,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vckernels import entry
 from vckernels.causes import COUNTERS, Cause
 from vckernels.datacache import LINE_SHIFT, MOST_LEVELS, DataCache, first_level_set, glance, load_line
-from vckernels.entry import PAGE_SHIFT, Fault
+from vckernels.entry import PAGE_SHIFT
 from vckernels.jit import kernel, unsigned
-from vckernels.pagetable import (
-    ALL_PERMISSIONS,
-    PageTables,
-    is_canonical,
-    narrowed,
-    permission_fault,
-    row_at,
-    used,
-    walk,
-    word_fault,
-)
-from vckernels.pagetable import Control as PagingControl
+from vckernels.linequeue import AHEAD, KIND_BITS, QUEUE, Kind, new_queue, push
+from vckernels.pagetable import PageTables, walk
+from vckernels.pagewalk import set_dirty, walk_through_caches
 from vckernels.prefetch import LINES_IN_PAGE, Streams, new_streams, train
 from vckernels.tlb import (
     DIRECTORY,
     DIRTY,
     EMPTY,
     FRAME_SHIFT,
-    GLOBAL,
     Field,
     Tlb,
     drop_directories,
@@ -53,36 +42,16 @@ from vckernels.tlb import (
     invalidate,
     lookup,
 )
-from vckernels.walkcache import LOWEST, WalkCache, find_word, flush_walk_cache, keep_word
+from vckernels.walkcache import WalkCache, flush_walk_cache
 
 REGIONS = 1 << 14
 REGION_PAGES_SHIFT = 9
 NO_REGION = -1
 UNMAPPED = 3
 """Stands for a page size where nothing is mapped."""
-PERMISSION_BITS = 3
 LINES_IN_PAGE_SHIFT = 6
 PAGE_BITS = (1 << 52) - 1
 NO_SET = -1
-
-QUEUE = 1 << 10
-"""Lines that wait for the data caches at most."""
-QUEUE_ROOM = 32
-"""Places kept free: more than one access ever queues."""
-KIND_BITS = 3
-AHEAD = 6
-"""How many lines ahead the queue is looked through for sets of the last cache level."""
-
-
-class Kind(IntEnum):
-    """What a queued line is loaded for: the lowest bits of its place in the queue."""
-
-    WALK = 0
-    ARRAY = 1
-    DATA_AFTER_MISS = 2
-    """Data whose translation missed the first-level TLB."""
-    DATA = 3
-    PREFETCH_WALK = 4
 
 
 class DataMode(IntEnum):
@@ -126,8 +95,8 @@ class Mmu(NamedTuple):
         ``region << 2 | size`` of 2 MiB regions seen, found by the region's low bits; ``NO_REGION`` if none.
     control : int64[len(Control)]
     counters : int64[COUNTERS]
-    queue : int64[1 + QUEUE + QUEUE_ROOM + AHEAD]
-        How many lines wait, then each: its number above its :class:`Kind`. Empty between calls.
+    queue : int64[]
+        Lines that wait for the data caches (:mod:`vckernels.linequeue`); empty between calls.
     """
 
     tlb: Tlb
@@ -177,7 +146,7 @@ def new_mmu(tlb: Tlb, walk_cache: WalkCache, data_cache: DataCache) -> Mmu:
         np.full(REGIONS, NO_REGION, np.int64),
         control,
         np.zeros(COUNTERS, np.int64),
-        np.zeros(1 + QUEUE + QUEUE_ROOM + AHEAD, np.int64),
+        new_queue(),
     )
 
 
@@ -194,133 +163,6 @@ def _page_size(mmu: Mmu, tables: PageTables, page: int) -> int:
         return UNMAPPED
     mmu.regions[unsigned(slot)] = region << 2 | (level - 1)
     return level - 1
-
-
-@kernel(inline=True)
-def _queue(mmu: Mmu, line: int, kind: int) -> None:
-    """Let a line wait for the data caches."""
-    waiting = mmu.queue[0] + 1
-    mmu.queue[0] = waiting
-    mmu.queue[unsigned(waiting)] = line << KIND_BITS | kind
-
-
-@kernel(inline=True)
-def _walk(mmu: Mmu, tables: PageTables, page: int, write: bool, prefetch: bool) -> tuple[int, int]:
-    """Walk the tables as the hardware does; return the TLB value (-1 on a fault) and the leaf's level.
-
-    Loads only what the paging-structure caches do not hold, through the data caches; sets accessed and dirty bits.
-    """
-    counters = mmu.counters
-    address = np.uint64(page << 12)
-    level = tables.control[PagingControl.LEVELS]
-    if not is_canonical(address, level):
-        return -1, 0
-    permissions = np.int64(ALL_PERMISSIONS)
-    frame = tables.frames[0]
-    row = np.int64(0)
-    directories = mmu.tlb.geometry.shape[0] > 1 and mmu.tlb.geometry[1, DIRECTORY, Field.SETS] != 0
-    physical = mmu.walk_cache.physical[0] != 0
-    if not physical:
-        for held in range(LOWEST, level + 1):
-            tag = page >> (9 * (held - 1))
-            value = np.int64(EMPTY)
-            if held == LOWEST and directories:
-                at = lookup(mmu.tlb, 1, tag, DIRECTORY)
-                if at != EMPTY:
-                    value = mmu.tlb.values[unsigned(at)]
-            else:
-                value = find_word(mmu.walk_cache, tag, held)
-            if value != EMPTY:
-                counters[Cause.WALK_CACHE_HIT] += 1
-                frame = value >> PERMISSION_BITS
-                row = row_at(tables, frame)
-                permissions = value & ALL_PERMISSIONS
-                level = held - 1
-                break
-    while True:
-        index = entry.table_index(address, level)
-        tag = frame << 9 | index
-        if physical and level >= LOWEST:
-            value = find_word(mmu.walk_cache, tag, LOWEST)
-            if value != EMPTY:
-                counters[Cause.WALK_CACHE_HIT] += 1
-                frame = value >> PERMISSION_BITS
-                row = row_at(tables, frame)
-                permissions &= value
-                level -= 1
-                continue
-        # A frame that holds no table reads as zeros: memory that nobody wrote.
-        word = tables.words[unsigned(row), unsigned(index)] if row >= 0 else entry.ZERO
-        if prefetch:
-            counters[Cause.PREFETCH_REFERENCE] += 1
-            _queue(mmu, tag >> 3, Kind.PREFETCH_WALK)
-        else:
-            counters[Cause.WALK_REFERENCE] += 1
-            _queue(mmu, tag >> 3, Kind.WALK)
-        if word_fault(tables, word, level) != Fault.NONE:
-            return -1, level
-        permissions = narrowed(permissions, word, tables.control[PagingControl.NO_EXECUTE] != 0)
-        if entry.is_leaf(word, level):
-            break
-        if word & entry.ACCESSED == entry.ZERO:
-            tables.words[unsigned(row), unsigned(index)] = word | entry.ACCESSED
-            counters[Cause.ACCESSED_UPDATE] += 1
-        frame = entry.frame_of(word)
-        row = row_at(tables, frame)
-        if physical:
-            own = narrowed(np.int64(ALL_PERMISSIONS), word, tables.control[PagingControl.NO_EXECUTE] != 0)
-            keep_word(mmu.walk_cache, tag, LOWEST, frame << PERMISSION_BITS | own)
-        elif level == LOWEST and directories:
-            fill(mmu.tlb, 1, page >> 9, DIRECTORY, frame << PERMISSION_BITS | permissions)
-        else:
-            keep_word(mmu.walk_cache, page >> (9 * (level - 1)), level, frame << PERMISSION_BITS | permissions)
-        level -= 1
-    if permission_fault(tables, permissions, write, False, False) != Fault.NONE:
-        return -1, level
-    wanted = used(word, write)
-    if wanted != word:
-        tables.words[unsigned(row), unsigned(index)] = wanted
-        if word & entry.ACCESSED == entry.ZERO:
-            counters[Cause.ACCESSED_UPDATE] += 1
-        if write and word & entry.DIRTY == entry.ZERO:
-            counters[Cause.DIRTY_UPDATE] += 1
-    value = entry.leaf_frame(wanted, level) << FRAME_SHIFT
-    if wanted & entry.DIRTY != entry.ZERO:
-        value |= DIRTY
-    if wanted & entry.GLOBAL != entry.ZERO:
-        value |= GLOBAL
-    return value, level
-
-
-@kernel
-def _set_dirty(mmu: Mmu, tables: PageTables, page: int, size: int) -> bool:
-    """Set the dirty bit of a page whose TLB entry a store has hit; return whether the store is allowed.
-
-    The leaf word is loaded once, like a walk's; the entries of every level learn of it.
-    """
-    address = np.uint64(page << 12)
-    row = np.int64(0)
-    permissions = np.int64(ALL_PERMISSIONS)
-    level = tables.control[PagingControl.LEVELS]
-    while True:
-        index = entry.table_index(address, level)
-        word = tables.words[unsigned(row), unsigned(index)]
-        permissions = narrowed(permissions, word, False)
-        if level == size + 1:
-            break
-        row = row_at(tables, entry.frame_of(word))
-        level -= 1
-    mmu.counters[Cause.WALK_REFERENCE] += 1
-    _queue(mmu, (tables.frames[row] << 9 | index) >> 3, Kind.WALK)
-    if permission_fault(tables, permissions, True, False, False) != Fault.NONE:
-        return False
-    tables.words[unsigned(row), unsigned(index)] = used(word, True)
-    mmu.counters[Cause.DIRTY_UPDATE] += 1
-    for at in range(mmu.tlb.geometry.shape[0]):
-        held = find(mmu.tlb, at, page >> (9 * size), size)
-        if held != EMPTY:
-            mmu.tlb.values[unsigned(held)] |= DIRTY
-    return True
 
 
 @kernel(inline=True)
@@ -354,7 +196,7 @@ def _translate(mmu: Mmu, tables: PageTables, page: int, write: bool) -> tuple[in
         missed += 1
     if missed == levels:
         counters[Cause.WALK] += 1
-        value, _ = _walk(mmu, tables, page, write, False)
+        value, _ = walk_through_caches(tlb, mmu.walk_cache, tables, mmu.queue, counters, page, write, False)
         if value < 0:
             counters[Cause.TLB_FAULT] += 1
             return -1, missed, False
@@ -362,7 +204,7 @@ def _translate(mmu: Mmu, tables: PageTables, page: int, write: bool) -> tuple[in
         counters[unsigned(Cause.FIRST_LEVEL_TLB_HIT + missed)] += 1
         value = tlb.values[unsigned(at)]
         if write and value & DIRTY == 0:
-            if not _set_dirty(mmu, tables, page, size):
+            if not set_dirty(tlb, tables, mmu.queue, counters, page, size):
                 counters[Cause.TLB_FAULT] += 1
                 return -1, missed, False
             value |= DIRTY
@@ -383,7 +225,7 @@ def _prefetch_page(mmu: Mmu, tables: PageTables, page: int) -> None:
             if find(mmu.tlb, level, number, size) != EMPTY:
                 return
     mmu.counters[Cause.PREFETCH_WALK] += 1
-    value, _ = _walk(mmu, tables, page, False, True)
+    value, _ = walk_through_caches(mmu.tlb, mmu.walk_cache, tables, mmu.queue, mmu.counters, page, False, True)
     if value >= 0:
         for level in range(levels):
             fill(mmu.tlb, level, number, size, value)
@@ -534,7 +376,7 @@ def access_beside(mmu: Mmu, tables: PageTables, beside: Beside, count: int) -> N
         if frame >= 0:
             line = frame << LINES_IN_PAGE_SHIFT | ((address >> LINE_SHIFT) & (LINES_IN_PAGE - 1))
             # Whether it follows a miss in the same set is not asked of other work.
-            _queue(mmu, line, Kind.DATA_AFTER_MISS)
+            push(mmu.queue, line, Kind.DATA_AFTER_MISS)
         beside.counters[Cause.DATA_ACCESS] += 1
         if _is_due(mmu, address):
             _finish(other, tables, page)
@@ -589,7 +431,7 @@ def access(
             found, _, _ = _translate(mmu, tables, (place >> 12) & PAGE_BITS, False)
             if found >= 0:
                 line = found << LINES_IN_PAGE_SHIFT | ((place >> LINE_SHIFT) & (LINES_IN_PAGE - 1))
-                _queue(mmu, line, Kind.ARRAY)
+                push(mmu.queue, line, Kind.ARRAY)
             last = np.int64(-1)
         address = np.int64(target.bases[unsigned(offset >> target.shift)]) + (offset & within)
         page = (address >> 12) & PAGE_BITS
@@ -607,9 +449,9 @@ def access(
                 mmu.counters[Cause.DATA_LEVEL_1] += 1
                 mmu.control[Control.LAST_MISS_SET] = NO_SET
             elif mode == DataMode.PHYSICAL:
-                _queue(mmu, frame << LINES_IN_PAGE_SHIFT | ((address >> LINE_SHIFT) & (LINES_IN_PAGE - 1)), kind)
+                push(mmu.queue, frame << LINES_IN_PAGE_SHIFT | ((address >> LINE_SHIFT) & (LINES_IN_PAGE - 1)), kind)
             else:
-                _queue(mmu, neutral + (offset >> LINE_SHIFT), kind)
+                push(mmu.queue, neutral + (offset >> LINE_SHIFT), kind)
         if _is_due(mmu, address) and _finish(mmu, tables, page):
             # The prefetched page is the most recent now.
             last = np.int64(-1)

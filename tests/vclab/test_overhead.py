@@ -210,7 +210,7 @@ def test_flush_shares_by_hand(dataset: xr.Dataset) -> None:
     assert float(ranged.sel(share="ipi")) == pytest.approx(interrupt + 8 * page)
     for order in (0, 3, 9):
         everything = cycles.sel(regime="everything at each free", order=order)
-        assert float(everything.sel(share="local")) == pytest.approx(call + full)
+        assert float(everything.sel(share="local")) == pytest.approx(full)
         assert float(everything.sel(share="ipi")) == pytest.approx(interrupt + full)
         lazy = cycles.sel(regime="lazy purge", order=order)
         np.testing.assert_allclose(lazy, everything * (2**order + 1) / 16384)

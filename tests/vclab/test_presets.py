@@ -97,7 +97,7 @@ def test_origins_are_usable_elsewhere(preset: Preset) -> None:
 def test_numbers_have_path_value_text_and_kind() -> None:
     rows = {number.path: number for number in presets.cpu("zen3").numbers()}
     assert next(iter(rows)) == "clock.gigahertz"
-    path, value, text, is_estimate = rows["walk.start"]
+    path, value, text, is_estimate, _ = rows["walk.start"]
     assert (path, value, is_estimate) == ("walk.start", 10.8, True)
     assert text.startswith("fit: with it a chase")
     assert rows["tlb.second-level.entries"].value == 2048

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -58,6 +58,28 @@ class Prices:
         if not self._of("cpu"):
             return preset
         return _validated(CpuPreset, self._applied("cpu", preset), preset.name)
+
+    def cpus(self, presets: Sequence[CpuPreset]) -> list[CpuPreset]:
+        """Return several CPU presets, each with the prices that it has; each price must be one of some preset.
+
+        Raises
+        ------
+        ConfigurationError
+            If none of them has a price that is set.
+        """
+        known = {number.path for preset in presets for number in preset.numbers()}
+        for path in self._of("cpu"):
+            if path not in known:
+                names = ", ".join(preset.name for preset in presets)
+                raise ConfigurationError(
+                    f"cpu.{path} is no price of {names}; the table of numbers in a report has them all"
+                )
+        priced = []
+        for preset in presets:
+            own = {number.path for number in preset.numbers()}
+            settings = {f"cpu.{path}": value for path, value in self._of("cpu").items() if path in own}
+            priced.append(Prices(settings).cpu(preset))
+        return priced
 
     def linux(self, preset: LinuxPreset) -> LinuxPreset:
         """Return a Linux preset with the prices that are set for Linux."""

@@ -24,6 +24,8 @@ class Number(NamedTuple):
     value: Any
     text: str
     is_estimate: bool
+    range: str | None = None
+    """What sources or reasoning allow, of a price."""
 
 
 class Model(BaseModel):
@@ -78,7 +80,8 @@ class Preset(Model):
 
 def _numbers(item: object, path: str) -> Iterator[Number]:
     if isinstance(item, Sourced):
-        yield Number(path, item.value, item.source or item.estimate or "", item.source is None)
+        span = f"{item.low:g} to {item.high:g}" if isinstance(item, Cost) else None
+        yield Number(path, item.value, item.source or item.estimate or "", item.source is None, span)
     elif isinstance(item, Model):
         for field in type(item).model_fields:
             yield from _numbers(getattr(item, field), f"{path}.{field}".lstrip("."))

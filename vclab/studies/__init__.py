@@ -29,6 +29,11 @@ STUDIES = {
     "overhead": "What does a virtually contiguous page take beside its own frames: memory, time, other CPUs' flushes?",
 }
 
+#: What no study models; every report says so.
+LEFT_OUT_EVERYWHERE = (
+    " NUMA placement, TLB sharing between hardware threads, faults on unsynchronised top-level entries, IA64."
+)
+
 Progress = Callable[[float, str], None]
 """Called with the share of a point that is done, 0 to 1, and what is being done."""
 
@@ -69,7 +74,8 @@ class Study(Protocol):
 def cpu_names(parameters: dict[str, Any]) -> list[str]:
     """Return the CPU presets that a study's parameters name, one or several."""
     named = parameters.get("cpus")
-    return list(named) if isinstance(named, list) else [str(parameters["cpu"])]
+    others = [name for name in named if name != parameters["cpu"]] if isinstance(named, list) else []
+    return [str(parameters["cpu"]), *others]
 
 
 def find(name: str) -> Study:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels.causes import Cause
+from vclab import streams
 from vclab.compound import CompoundPage
 from vclab.errors import OutOfMemory
 from vclab.gfp import GFP_VFALLBACK
@@ -157,8 +158,15 @@ class Cells:
             system.mmu.set_options(options)
 
     def prepare(self, cell: str, live: int) -> None:
-        """Forget all translations, and leave the data caches as clearing the first ``live`` pages leaves them."""
-        mmu = self.system(cell).mmu
+        """Forget all translations, and leave the data caches as clearing the first ``live`` pages leaves them.
+
+        Other work begins where it began for the other cells.
+        """
+        system = self.system(cell)
+        mmu = system.mmu
+        if system.background is not None:
+            system.background.beside.state[:] = 0
+            system.background.since_entry = 0.0
         mmu.flush()
         key = (cell in ("i", "ii"), live)
         if key not in self._cleared:
@@ -189,10 +197,10 @@ class Cells:
         return cost.counts[list(EVENTS)]
 
     def measure(self, cell: str, live: int, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Run a cold phase, two passes of warm-up at least and a steady phase; return int64[PHASES, len(EVENTS)].
+        """Run offsets of :func:`offsets_for`; return events of the cold and the steady phase, int64[2, len(EVENTS)].
 
-        The cold phase and each pass of the warm-up are as many accesses as there are live 4 KiB pages: a chase touches
-        each once.
+        The cold phase is the first touch of each 4 KiB page, in random order. As many accesses of the stream's own
+        follow; after these two passes of warm-up comes the steady phase.
         """
         pages = live * self.nbytes // PAGE_BYTES
         self.prepare(cell, live)
@@ -204,11 +212,15 @@ class Cells:
 def offsets_for(
     stream: Callable[..., npt.NDArray[np.int64]], nbytes: int, steady: int, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Return offsets for :meth:`Cells.measure`: cold phase and warm-up, a pass each, then ``steady`` more.
+    """Return offsets for :meth:`Cells.measure`: a touch of each page, a warm-up as long, then ``steady`` more.
 
     A steady phase need not go through everything: any stretch of a random order is a fair sample of it.
     """
-    return stream(nbytes, 2 * (nbytes // PAGE_BYTES) + steady, seed=seed)
+    pages = nbytes // PAGE_BYTES
+    if stream is streams.chase:
+        # Its own first lap touches each page once.
+        return stream(nbytes, 2 * pages + steady, seed=seed)
+    return np.concatenate([streams.chase(nbytes, pages, seed), stream(nbytes, pages + steady, seed=seed)])
 
 
 def coalescible(pages: Sequence[CompoundPage]) -> float:
@@ -222,3 +234,11 @@ def coalescible(pages: Sequence[CompoundPage]) -> float:
     groups = np.concatenate(large)
     whole = (groups[:, 0] % 4 == 0) & (np.diff(groups, axis=1) == 1).all(axis=1)
     return float(whole.mean())
+
+
+def is_colouring(full: float, neutral: float, negligible: float) -> bool:
+    """Return whether a gap shrinks by more than half when frames no longer choose the cache sets.
+
+    Gaps and what counts as none are in one unit.
+    """
+    return abs(full) > negligible and abs(neutral) < abs(full) / 2

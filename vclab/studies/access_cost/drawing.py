@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from vclab import presets
 from vclab.figures.curves import Look
 from vclab.figures.style import BLUE, GREEN, MUTED, ORANGE, PURPLE, VERMILLION, new_figure, save, style
+from vclab.mmu import tlb_entries
 from vclab.studies.access_cost.claims import (
     fewer_times,
     huge_table,
@@ -29,7 +30,7 @@ from vclab.studies.access_cost.claims import (
     sweep,
     time_saved,
 )
-from vclab.studies.access_cost.grid import DEPENDENT, FORESEEN, second_level_entries
+from vclab.studies.access_cost.grid import DEPENDENT, FORESEEN
 from vclab.studies.access_cost.huge import PUBLISHED_FALL, PUBLISHED_MISSES
 from vclab.units import PAGE_BYTES, format_bytes
 
@@ -265,7 +266,7 @@ def _by_cpu(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
             _line("iii  scattered, 4K entries in the vmalloc area", SCATTERED, rows, each.sel(cell="iii")),
         ]
         preset = presets.cpu(cpu)
-        mark = float(PAGE_BYTES * second_level_entries(preset)), "TLB’s reach"
+        mark = float(PAGE_BYTES * tlb_entries(preset, "4K")[-1]), "TLB’s reach"
         plots.append(Plot(cpu, lines, mark))
         gap = lines[1].y / lines[0].y
         told.append(

@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from vclab import presets, recordings, streams
 from vclab.compound import HUGE_ORDER, MAX_REQUEST_ORDER
 from vclab.errors import ConfigurationError
-from vclab.presets import CpuPreset
 from vclab.system import RECORDED, check_paging, check_size
 from vclab.units import PAGE_BYTES, parse_bytes
 
@@ -190,12 +189,6 @@ class Row:
     pattern: str
     order: int
     live_pages: int
-
-
-def second_level_entries(cpu: CpuPreset) -> int:
-    """Return the 4K entries of a CPU's last TLB level."""
-    last = max(array.level for array in cpu.tlb)
-    return sum(array.entries.value for array in cpu.tlb if array.level == last and "4K" in array.page_sizes.value)
 
 
 def machines(parameters: Parameters) -> tuple[list[Machine], list[str]]:

@@ -23,10 +23,10 @@ from vclab import presets, recordings
 from vclab.ageing import REPLACED
 from vclab.background import Background
 from vclab.ledger import ACCESS_CAUSES, price_access, price_overlapped
-from vclab.mmu import MmuOptions
+from vclab.mmu import MmuOptions, tlb_entries
 from vclab.presets import CpuPreset
 from vclab.presets.prices import Prices
-from vclab.studies import Progress
+from vclab.studies import LEFT_OUT_EVERYWHERE, Progress
 from vclab.studies.access_cost.claims import fewer_times, reached_share, time_saved
 from vclab.studies.access_cost.grid import (
     PATTERNS,
@@ -36,7 +36,6 @@ from vclab.studies.access_cost.grid import (
     grid,
     machines,
     rows,
-    second_level_entries,
 )
 from vclab.studies.access_cost.huge import BURST, ENTRIES, WHO, measure_huge, work_shares
 from vclab.studies.cells import CELLS, EVENT_NAMES, EVENTS, PHASES, Cells, all_counts, digest, offsets_for
@@ -65,12 +64,14 @@ ASSUMPTIONS = (
 )
 
 LEFT_OUT = (
-    "Coalescing of neighbouring TLB entries; prefetchers but for the two of the presets; what speculation loads. NUMA"
-    " placement, TLB sharing between hardware threads. POWER9, on which the published pair of huge vmalloc was "
-    "measured: its misses include those of git itself, whose working set is not known. Correlated deaths: blocks of "
-    "one process die together in reality, one by one here. Machines of the grid age anew, each by the same law and "
-    "seed, so their frames differ a little. Where no contiguous block was free, and always above order 10, contiguous"
-    " frames are counterfactual."
+    "Coalescing of neighbouring TLB entries; prefetchers but for the two of the presets; what speculation loads. "
+    "Prefetched lines arrive at once and bandwidth is unlimited, so sequential streams are cheaper here than on a "
+    "real CPU; walks of the next-page prefetcher cost nothing. Exact LRU everywhere: real caches miss less just "
+    "beyond their capacity. POWER9, on which the published pair of huge vmalloc was measured: its misses include "
+    "those of git itself, whose working set is not known. Correlated deaths: blocks of one process die together "
+    "in reality, one by one here. Machines of the grid age anew, each by the same law and seed, so their frames "
+    "differ a little. Where no contiguous block was free, and always above order 10, contiguous frames are "
+    "counterfactual." + LEFT_OUT_EVERYWHERE
 )
 
 
@@ -104,7 +105,7 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
             )
             done += counts[0]
         if machine.background:
-            entries = second_level_entries(aged.cpu)
+            entries = tlb_entries(aged.cpu, "4K")[-1]
             pages = round(parameters.background_share * entries)
             aged.set_background(Background(pages=pages, entry_cycles=parameters.entry_cycles))
         parts.append(_measure(aged, parameters, rows(parameters, machine), point))
@@ -156,7 +157,6 @@ def _measure(aged: System, parameters: Parameters, wanted: Sequence[Row], seed: 
             for p, cell in enumerate(("i", "iii")):
                 frame_digests[number, p] = digest(cells.frames(cell)[:pages])
             for c, cell in enumerate(CELLS):
-                _restart_background(cells.system(cell))
                 events[number, c] = cells.measure(cell, row.live_pages, offsets)
     return xr.Dataset(
         {
@@ -171,13 +171,6 @@ def _measure(aged: System, parameters: Parameters, wanted: Sequence[Row], seed: 
 def _offsets(row: Row, accesses: int, seed: int) -> npt.NDArray[np.int64]:
     nbytes = (PAGE_BYTES << row.order) * row.live_pages
     return offsets_for(PATTERNS[row.pattern], nbytes, accesses, zlib.crc32(row.pattern.encode()) + seed)
-
-
-def _restart_background(system: System) -> None:
-    """Let the work beside begin where it began for the other cells."""
-    if system.background is not None:
-        system.background.beside.state[:] = 0
-        system.background.since_entry = 0.0
 
 
 def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -217,8 +210,8 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
         "recording": recording.name,
         "recording_digest": recording.digest,
         "machine": "recorded machine" if parameters.memory == RECORDED else parameters.memory,
-        "first_level_reach_bytes": PAGE_BYTES * _entries(cpu, 1),
-        "second_level_reach_bytes": PAGE_BYTES * second_level_entries(cpu),
+        "first_level_reach_bytes": PAGE_BYTES * tlb_entries(cpu, "4K")[0],
+        "second_level_reach_bytes": PAGE_BYTES * tlb_entries(cpu, "4K")[-1],
         "missing_points": "; ".join(machines(parameters)[1]),
         "left_out": _left_out(parameters),
     }
@@ -231,10 +224,6 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
 def _left_out(parameters: Parameters) -> str:
     missing = machines(parameters)[1]
     return LEFT_OUT + (f" Points of the grid that do not exist: {'; '.join(missing)}." if missing else "")
-
-
-def _entries(cpu: CpuPreset, level: int) -> int:
-    return sum(array.entries.value for array in cpu.tlb if array.level == level and "4K" in array.page_sizes.value)
 
 
 def first_level_counts(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -323,4 +312,4 @@ _UNITS = {
 def reprice(dataset: xr.Dataset, prices: Prices) -> xr.Dataset:
     """Return the same counts at other prices; what is set for a CPU is set for all of them."""
     names = np.unique(dataset["cpu"].values).tolist()
-    return priced(dataset, {name: prices.cpu(presets.cpu(name)) for name in names})
+    return priced(dataset, {cpu.name: cpu for cpu in prices.cpus([presets.cpu(name) for name in names])})

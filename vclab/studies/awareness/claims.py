@@ -6,7 +6,7 @@ from typing import Any
 
 import xarray as xr
 
-from vclab.results import SEEDS_FOR_A_VERDICT, Claim, interval
+from vclab.results import SEEDS_FOR_A_VERDICT, Claim, interval, judge
 from vclab.units import PAGE_BYTES, format_bytes
 
 #: A ratio up to this counts as no difference.
@@ -38,15 +38,6 @@ def largest(dataset: xr.Dataset) -> dict[str, Any]:
     return {"order": int(dataset["order"].max()), "live_pages": int(dataset["live_pages"].max())}
 
 
-def _judge(dataset: xr.Dataset, low: float | None, high: float | None, least: float) -> str:
-    """Return the verdict on "at least": by where the whole interval lies, and only with enough seeds for one."""
-    if low is None or high is None or dataset.sizes["seed"] < SEEDS_FOR_A_VERDICT:
-        return "undecided"
-    if low > least:
-        return "holds"
-    return "does not hold" if high < least else "undecided"
-
-
 def claims(dataset: xr.Dataset) -> list[Claim]:
     """Return one row for what a kernel with the fallback costs everybody, one for virtual pages, by operation."""
     rows = []
@@ -69,7 +60,7 @@ def _compared(dataset: xr.Dataset, operation: str, above: str, below: str) -> di
         "low": low,
         "high": high,
         "unit": "times",
-        "verdict": _judge(dataset, low, high, NEGLIGIBLE),
+        "verdict": judge(dataset.sizes["seed"], low, high, NEGLIGIBLE),
         "left_out": _LEFT_OUT,
         "measure": f"({pairs[0]} cycles against {pairs[1]} steady over {_size(dataset)}; "
         f"cold {cold[0]} against {cold[1]})",
@@ -123,7 +114,7 @@ def _search(dataset: xr.Dataset) -> Claim:
         high=high,
         unit="times",
         threshold=f"holds if above {NEGLIGIBLE}",
-        verdict=_judge(dataset, low, high, NEGLIGIBLE),
+        verdict=judge(dataset.sizes["seed"], low, high, NEGLIGIBLE),
         left_out="the lock that the search holds, and everything else that is mapped in the vmalloc area",
     )
 

@@ -32,7 +32,7 @@ from vclab.ledger import ACCESS_CAUSES, OPERATION_CAUSES, price_access, price_op
 from vclab.mmu import tlb_entries
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.presets.prices import Prices
-from vclab.studies import Progress
+from vclab.studies import LEFT_OUT_EVERYWHERE, Progress
 from vclab.studies.awareness.loads import FLAGS, NONE, PRIVATE, Addresses, scan, software_walk, struct_page
 from vclab.system import RECORDED, System, check_paging, check_size
 from vclab.units import PAGE_BYTES, PAGE_SHIFT
@@ -140,6 +140,9 @@ class _Pages:
     """Compound pages of one kind on a copy of the machine."""
 
     def __init__(self, aged: System, order: int, count: int, is_virtual: bool, rng: np.random.Generator) -> None:
+        # Drawn before anything that depends on the kind of page, so that all kinds are gone through in one order.
+        members = rng.permutation(count << order)
+        self.heads = rng.permutation(count)
         self.system = aged.copy(policy="vmalloc" if is_virtual else "physical")
         self.is_virtual = is_virtual
         self.pages = []
@@ -157,9 +160,7 @@ class _Pages:
         addresses = [page.address for page in self.pages]
         addresses += [self.system.direct_map.address(int(block[0])) for block in frames[len(addresses) :]]
         self.addresses = np.array(addresses, np.uint64)
-        members = rng.permutation(self.frames.size)
         self.page, self.member = np.divmod(members, 1 << order)
-        self.heads = rng.permutation(count)
 
     def _counterfactual(self, order: int, count: int, rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:
         """Return contiguous blocks, free or not, for what the machine has no free block for."""
@@ -345,6 +346,7 @@ def priced(dataset: xr.Dataset, cpu: CpuPreset, linux: LinuxPreset) -> xr.Datase
         dataset[f"cycles_{bound}"] = (dims, totals[bound].sum(axis=-1))
     scans = dataset["scan_events"].transpose(..., "event")
     dataset["scan_cycles"] = (scans.dims[:-1], price_access(scans.values, cpu).sum(axis=-1))
+    dataset.attrs["gigahertz"] = gigahertz
     dataset["scan_overlapped_cycles"] = (scans.dims[:-1], price_overlapped(scans.values, cpu))
     for name in ("cycles", "cycles_low", "cycles_high", "scan_cycles", "scan_overlapped_cycles", "instruction_cycles"):
         dataset[name].attrs["units"] = "cycles"
@@ -361,14 +363,13 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
     dataset = priced(dataset, cpu, presets.linux(parameters.linux))
     recording = recordings.load(parameters.recording)
     dataset["unusable_index"].attrs["units"] = "1"
-    dataset.attrs = {
+    dataset.attrs |= {
         "study": "awareness",
         "vclab_version": version("vclab"),
         "parameters": parameters.model_dump_json(),
         "recording": recording.name,
         "recording_digest": recording.digest,
         "machine": "recorded machine" if parameters.memory == RECORDED else parameters.memory,
-        "gigahertz": cpu.clock.gigahertz.value,
         "second_level_reach_bytes": PAGE_BYTES * tlb_entries(cpu, "4K")[-1],
         "left_out": LEFT_OUT,
     }
@@ -377,10 +378,9 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
 
 LEFT_OUT = (
     "Mispredicted branches, instruction fetches, and the work that a caller overlaps with these loads: costs are "
-    "serial. What else the caches hold: cold finds them empty, steady finds in them what these operations left there, "
-    "so both are bounds. Sharing of struct pages between CPUs. A free's flush is charged as work of all CPUs, at once "
-    "for each free; spread over a lazy purge it nearly vanishes (study overhead). NUMA placement, TLB sharing between "
-    "hardware threads."
+    "serial. What else the caches hold: cold finds them empty, steady finds in them what these operations left "
+    "there, so both are bounds. Sharing of struct pages between CPUs. A free's flush is charged as work of all "
+    "CPUs, at once for each free; spread over a lazy purge it nearly vanishes (study overhead)." + LEFT_OUT_EVERYWHERE
 )
 
 

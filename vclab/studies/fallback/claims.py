@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from vclab.results import SEEDS_FOR_A_VERDICT, Claim, interval
+from vclab.results import SEEDS_FOR_A_VERDICT, Claim, interval, judge
+from vclab.studies.cells import is_colouring
 from vclab.units import PAGE_BYTES, format_bytes
 
 #: A ratio this near to 1 counts as no difference.
@@ -33,15 +34,6 @@ def live_bytes(dataset: xr.Dataset) -> xr.DataArray:
 
 def _ratio(values: xr.DataArray, above: str, below: str) -> npt.NDArray[np.float64]:
     return np.asarray(values.sel(cell=above).values / values.sel(cell=below).values, float)
-
-
-def _judge(dataset: xr.Dataset, low: float | None, high: float | None, least: float) -> str:
-    """Return the verdict on "at least": by where the whole interval lies, and only with enough seeds for one."""
-    if low is None or high is None or dataset.sizes["seed"] < SEEDS_FOR_A_VERDICT:
-        return "undecided"
-    if low > least:
-        return "holds"
-    return "does not hold" if high < least else "undecided"
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
@@ -95,7 +87,7 @@ def _stand_in(dataset: xr.Dataset) -> Claim:
         high=high,
         unit="%",
         threshold=f"holds if above {RELIABLE} %",
-        verdict=_judge(dataset, low, high, RELIABLE),
+        verdict=judge(dataset.sizes["seed"], low, high, RELIABLE),
         left_out=_NO_DEFRAGMENTATION,
     )
 
@@ -111,7 +103,7 @@ def _reliability(dataset: xr.Dataset) -> Claim:
         high=high,
         unit="%",
         threshold=f"holds if at least {RELIABLE} % are served",
-        verdict=_judge(dataset, low, high, RELIABLE),
+        verdict=judge(dataset.sizes["seed"], low, high, RELIABLE),
         left_out="exhaustion: order-0 shortage at the watermarks, a bounded vmalloc area",
     )
 
@@ -126,7 +118,7 @@ def _less_vmalloc(dataset: xr.Dataset) -> Claim:
         high=high,
         unit="%",
         threshold=f"holds if at least {MOST} % are",
-        verdict=_judge(dataset, low, high, MOST),
+        verdict=judge(dataset.sizes["seed"], low, high, MOST),
         left_out="how often kernels ask for which order: each order counts the same here",
     )
 
@@ -149,7 +141,7 @@ def _larger_entries(dataset: xr.Dataset, largest: dict[str, Any], size: str) -> 
         high=high,
         unit="%",
         threshold=f"holds if at least {MOST} % are avoided",
-        verdict=_judge(dataset, low, high, MOST),
+        verdict=judge(dataset.sizes["seed"], low, high, MOST),
         left_out=_NO_COALESCING,
     )
 
@@ -170,7 +162,7 @@ def _awareness(dataset: xr.Dataset) -> Claim:
         high=high,
         unit="times",
         threshold=f"holds if above {1 + NEGLIGIBLE}",
-        verdict=_judge(dataset, low, high, 1 + NEGLIGIBLE),
+        verdict=judge(dataset.sizes["seed"], low, high, 1 + NEGLIGIBLE),
         left_out="the cost of writing and proving such code",
     )
 
@@ -200,7 +192,7 @@ def _controls_sentence(dataset: xr.Dataset) -> str:
         f"; controls over {size}: {ratios['full']:.2f} as it is, {ratios['colour-neutral']:.2f} colour-neutral, "
         f"{ratios['other work']:.2f} beside other work, {ratios['first-level data']:.2f} with data at first-level cost"
     )
-    if abs(ratios["colour-neutral"] - 1) < abs(ratios["full"] - 1) / 2:
+    if is_colouring(ratios["full"] - 1, ratios["colour-neutral"] - 1, NEGLIGIBLE):
         sentence += "; more than half of the gap is colouring, not translation"
     return sentence
 
@@ -222,7 +214,7 @@ def _slower(dataset: xr.Dataset, largest: dict[str, Any], size: str) -> Claim:
         high=high,
         unit="times",
         threshold=f"holds if above {1 + NEGLIGIBLE}",
-        verdict=_judge(dataset, low, high, 1 + NEGLIGIBLE),
+        verdict=judge(dataset.sizes["seed"], low, high, 1 + NEGLIGIBLE),
         left_out=_NO_COALESCING,
     )
 
@@ -232,7 +224,7 @@ def _slower_overlapped(dataset: xr.Dataset, largest: dict[str, Any], size: str) 
     steady = dataset.sel(phase="steady", pattern="uniform", **largest)
     serial = interval(_ratio(steady["cycles"].sum("cause"), "iii", "i"))
     overlapped = interval(_ratio(steady["overlapped_cycles"], "iii", "i"))
-    verdicts = {_judge(dataset, low, high, 1 + NEGLIGIBLE) for _, low, high in (serial, overlapped)}
+    verdicts = {judge(dataset.sizes["seed"], low, high, 1 + NEGLIGIBLE) for _, low, high in (serial, overlapped)}
     ends = [end for _, *bounds in (serial, overlapped) for end in bounds if end is not None]
     return Claim(
         sentence="The same, for accesses that do not wait for one another.",
@@ -276,7 +268,7 @@ def per_request(dataset: xr.Dataset) -> xr.DataArray:
 
 
 def _time_overhead(dataset: xr.Dataset) -> Claim:
-    each = per_request(dataset).sum("operation_cause")
+    each = per_request(dataset).sum("operation_cause", skipna=False)
     ratio = each.sel(policy="vmalloc") / each.sel(policy="physical")
     small, large = int(dataset["order"].min()), int(dataset["order"].max())
     everywhere = ratio.sel(bound="value").min("order")
@@ -296,7 +288,7 @@ def _time_overhead(dataset: xr.Dataset) -> Claim:
         high=high,
         unit="times",
         threshold=f"holds if above {1 + NEGLIGIBLE} at every order",
-        verdict=_judge(dataset, low, high, 1 + NEGLIGIBLE),
+        verdict=judge(dataset.sizes["seed"], low, high, 1 + NEGLIGIBLE),
         left_out="per-CPU lists, lazy unmapping; reclaim and compaction, which physical pages would wait for",
     )
 
@@ -339,7 +331,7 @@ def summary(dataset: xr.Dataset) -> list[str]:
             f"{format_bytes(largest)}; for accesses that do not wait for one another it is between "
             f"{overlapped_ratio:.2f} and {float(ratio.sel(pattern='uniform').where(size == largest).mean()):.2f} there."
         )
-    each = per_request(dataset).sum("operation_cause").sel(bound="value").mean("seed") / 1000
+    each = per_request(dataset).sum("operation_cause", skipna=False).sel(bound="value").mean("seed") / 1000
     order = int(dataset["order"].values[dataset.sizes["order"] // 2])
     lines.append(
         f"Making and freeing a virtual page of order {order} takes about "

@@ -16,7 +16,8 @@ from vclab.figures.lifetimes import Lifetime, lifetime_curves
 from vclab.figures.memory import frame_pictures, frames_per_pixel
 from vclab.figures.parallel import draw_all
 from vclab.figures.style import save
-from vclab.studies.fallback.claims import control_ratios, live_bytes, per_access, per_request
+from vclab.studies.cells import is_colouring
+from vclab.studies.fallback.claims import NEGLIGIBLE, control_ratios, live_bytes, per_access, per_request
 from vclab.units import PAGE_BYTES, format_bytes
 
 Floats = npt.NDArray[np.float64]
@@ -268,7 +269,8 @@ def _controls(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
         f"cycles per access of a pointer chase over {format_bytes(float(PAGE_BYTES << order) * live)}",
     )
     save(figure, out, stem)
-    colour = abs(float(ratios["colour-neutral"].mean()) - 1) < abs(float(ratios["full"].mean()) - 1) / 2
+    gap, neutral = (float(ratios[name].mean()) - 1 for name in ("full", "colour-neutral"))
+    colour = is_colouring(gap, neutral, NEGLIGIBLE)
     caption = (
         "The same chase, measured again. Colour-neutral caches are indexed by page offset and number of the page, so "
         "that the frames a page happens to have make no difference; "

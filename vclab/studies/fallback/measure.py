@@ -37,7 +37,7 @@ from vclab.ledger import (
 from vclab.mmu import MmuOptions, tlb_entries
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.presets.prices import Prices
-from vclab.studies import Progress, awareness
+from vclab.studies import LEFT_OUT_EVERYWHERE, Progress, awareness
 from vclab.studies.cells import CELLS, EVENT_NAMES, EVENTS, PHASES, Cells, all_counts, coalescible, digest, offsets_for
 from vclab.system import RECORDED, System, check_paging, check_size
 from vclab.units import PAGE_BYTES
@@ -87,7 +87,7 @@ class Parameters(BaseModel):
     free: Annotated[float, Field(gt=0, lt=1)] = Field(0.30, description="free share to age to")
     tail: Literal["never", "hour", "day"] = Field("hour", description="lifetime of what outlived the recording")
     prefetch: bool = Field(True, description="the CPU's prefetchers are on")
-    control_orders: list[Annotated[int, Field(ge=1, le=10)]] | None = Field(
+    control_orders: Annotated[list[Annotated[int, Field(ge=1, le=10)]], Field(min_length=1)] | None = Field(
         None, description="orders measured again under the controls; 9 by default, or the largest"
     )
     orders: list[Annotated[int, Field(ge=1, le=10)]] = Field(list(range(1, 11)), min_length=1)
@@ -464,12 +464,12 @@ _UNITS = {
 
 LEFT_OUT = (
     "Reclaim, compaction, per-CPU lists, watermarks. Coalescing of neighbouring TLB entries: the share of aligned "
-    "groups of four frames that could be coalesced is in the results. Exact LRU everywhere: real caches miss less just "
-    "beyond their capacity. Write-back traffic and back-invalidation of data caches; bandwidth. Table words are not in "
-    "the caches when a page is first touched, though mapping it has just written them. NUMA placement, TLB sharing "
-    "between hardware threads. Correlated deaths: blocks of one process die together in reality, one by one here. "
-    "Virtual pages are flushed at once when they are freed, neither lazily nor by broadcast; the refills that a flush "
-    "causes are in the study overhead. Claims between migratetypes are counted, not priced."
+    "groups of four frames that could be coalesced is in the results. Exact LRU everywhere: real caches miss less "
+    "just beyond their capacity. Write-back traffic and back-invalidation of data caches; bandwidth, and the time "
+    "that prefetched lines take. Table words are not in the caches when a page is first touched, though mapping "
+    "it has just written them. Correlated deaths: blocks of one process die together in reality, one by one here. "
+    "Virtual pages are flushed at once when they are freed, neither lazily nor by broadcast; the refills that a "
+    "flush causes are in the study overhead. Claims between migratetypes are counted, not priced." + LEFT_OUT_EVERYWHERE
 )
 
 

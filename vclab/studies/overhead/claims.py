@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from vclab.results import SEEDS_FOR_A_VERDICT, Claim, interval
+from vclab.results import SEEDS_FOR_A_VERDICT, Claim, interval, judge
 from vclab.studies.overhead.flush import REGIMES
 from vclab.units import PAGE_BYTES
 
@@ -48,15 +48,6 @@ def middle_order(dataset: xr.Dataset) -> int:
 def latest(dataset: xr.Dataset) -> str:
     """Return the last era that was measured."""
     return str(dataset["era"].values[-1])
-
-
-def _judge(dataset: xr.Dataset, low: float | None, high: float | None, least: float) -> str:
-    """Return the verdict on "at least": by where the whole interval lies, and only with enough seeds for one."""
-    if low is None or high is None or dataset.sizes["seed"] < SEEDS_FOR_A_VERDICT:
-        return "undecided"
-    if low > least:
-        return "holds"
-    return "does not hold" if high < least else "undecided"
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
@@ -110,7 +101,7 @@ def _frames(dataset: xr.Dataset, name: str) -> Claim:
         high=high,
         unit="%",
         threshold="holds if above 0 %, which is what physical pages take",
-        verdict=_judge(dataset, low, high, 0.0),
+        verdict=judge(dataset.sizes["seed"], low, high, 0.0),
         left_out=_PACKED,
     )
 
@@ -154,7 +145,7 @@ def _rounded(dataset: xr.Dataset) -> Claim:
 
 def _time(dataset: xr.Dataset) -> Claim:
     era, order = latest(dataset), middle_order(dataset)
-    each = per_page(dataset).sel(era=era, state="aged", order=order).sum("step")
+    each = per_page(dataset).sel(era=era, state="aged", order=order).sum("step", skipna=False)
     without = each.where(~each["operation_cause"].isin(FLUSH_CAUSES), 0.0).sum("operation_cause", skipna=False)
     virtual, physical = without.sel(policy="vmalloc"), without.sel(policy="physical")
     if not bool(np.isfinite(physical).all()):
@@ -172,7 +163,7 @@ def _time(dataset: xr.Dataset) -> Claim:
         high=high,
         unit="times",
         threshold=f"holds if above {NEGLIGIBLE}",
-        verdict=_judge(dataset, low, high, NEGLIGIBLE),
+        verdict=judge(dataset.sizes["seed"], low, high, NEGLIGIBLE),
         left_out="per-CPU lists and bulk allocation, which make single frames cheaper",
     )
 
@@ -201,7 +192,7 @@ def _flush(dataset: xr.Dataset, regime: str) -> Claim:
         high=high,
         unit="times",
         threshold=f"holds if above {NEGLIGIBLE}",
-        verdict=_judge(dataset, low, high, NEGLIGIBLE),
+        verdict=judge(dataset.sizes["seed"], low, high, NEGLIGIBLE),
         left_out="interrupts that are off when asked for, locks, more CPUs",
     )
 

@@ -111,8 +111,7 @@ def _free(system: System, page: CompoundPage, flush: str) -> npt.NDArray[np.int6
     else:
         system.compound.free(page)
         if flush == "everything":
-            system.operations[Cause.FLUSH_CALL] += 1
-            system.operations[Cause.INTERRUPT] += len(system.mmus) - 1
+            system.operations[Cause.INTERRUPT] += len(system.mmus) > 1
             for mmu in system.mmus:
                 mmu.flush()
     counts = np.stack([mmu.counters - start for mmu, start in zip(system.mmus, before, strict=True)])

@@ -24,7 +24,7 @@ from vclab.gfp import GFP_VFALLBACK, Gfp
 from vclab.ledger import OPERATION_CAUSES, price_operations
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.presets.prices import Prices
-from vclab.studies import Progress
+from vclab.studies import LEFT_OUT_EVERYWHERE, Progress
 from vclab.studies.overhead.flush import FLUSHES, flush_shares, measure_flush
 from vclab.system import RECORDED, System, check_paging, check_size
 
@@ -221,6 +221,7 @@ def priced(dataset: xr.Dataset, cpu: CpuPreset, linux: LinuxPreset, mechanism: s
     dataset["nanoseconds"] = ((*work.dims[:-1], "bound", "operation_cause"), prices)
     for suffix, bound in (("", "value"), ("_low", "low"), ("_high", "high")):
         dataset[f"flush_cycles{suffix}"] = flush_shares(dataset, linux, cpu, mechanism, bound)
+    dataset.attrs["gigahertz"] = cpu.clock.gigahertz.value
     return dataset
 
 
@@ -244,14 +245,13 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
     for name, unit in _UNITS.items():
         dataset[name].attrs["units"] = unit
     recording = recordings.load(parameters.recording)
-    dataset.attrs = {
+    dataset.attrs |= {
         "study": "overhead",
         "vclab_version": version("vclab"),
         "parameters": parameters.model_dump_json(),
         "recording": recording.name,
         "recording_digest": recording.digest,
         "machine": "recorded machine" if parameters.memory == RECORDED else parameters.memory,
-        "gigahertz": cpu.clock.gigahertz.value,
         "left_out": LEFT_OUT,
     }
     return dataset
@@ -279,11 +279,11 @@ _UNITS = {
 }
 
 LEFT_OUT = (
-    "Per-CPU page lists and slabs of more than a page: control structures pack frames as tightly as they can. Caches "
-    "of ready areas (vmap nodes), and locks that CPUs wait for. Reclaim and compaction, so that an aged machine "
-    "refuses what a kernel would defragment for. alloc_pages_exact, which gives the tail of a rounded block back. "
-    "Allocating in bulk, which makes single frames cheaper than here. Instructions and cache misses of the kernel are "
-    "priced as constants, with a range. NUMA placement, TLB sharing between hardware threads."
+    "Per-CPU page lists and slabs of more than a page: control structures pack frames as tightly as they can. "
+    "Caches of ready areas (vmap nodes), and locks that CPUs wait for. Reclaim and compaction, so that an aged "
+    "machine refuses what a kernel would defragment for. alloc_pages_exact, which gives the tail of a rounded "
+    "block back. Allocating in bulk, which makes single frames cheaper than here. Instructions and cache misses "
+    "of the kernel are priced as constants, with a range." + LEFT_OUT_EVERYWHERE
 )
 
 
