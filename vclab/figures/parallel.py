@@ -21,7 +21,7 @@ def draw_all(draws: Sequence[Callable[[], Drawn]]) -> list[Drawn]:
     Parameters
     ----------
     draws : sequence of callables
-        Independent of one another. What they return is passed between processes.
+        Independent of one another, what takes longest last. What they return is passed between processes.
     """
     processes = min(len(os.sched_getaffinity(0)), len(draws), 4) if hasattr(os, "sched_getaffinity") else 1
     if processes < 2 or multiprocessing.parent_process() is not None:
@@ -30,6 +30,7 @@ def draw_all(draws: Sequence[Callable[[], Drawn]]) -> list[Drawn]:
     _draws = draws
     try:
         with multiprocessing.get_context("fork").Pool(processes) as pool:
-            return pool.map(_draw, range(len(draws)), chunksize=1)  # type: ignore[arg-type]
+            # The longest first, so that no process is left with it at the end.
+            return pool.map(_draw, reversed(range(len(draws))), chunksize=1)[::-1]  # type: ignore[return-value]
     finally:
         _draws = ()
