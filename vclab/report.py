@@ -139,5 +139,6 @@ def write(dataset: xr.Dataset, out: Path) -> list[results.Claim]:
         parameters=parameters,
         facts=facts,
         left_out=str(dataset.attrs["left_out"]),
+        of_rfc=name == "fallback",
     )
     return claims

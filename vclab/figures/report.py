@@ -36,6 +36,20 @@ CELLS = (
 )
 
 
+#: What a report says of claims: those of the RFC, and those that a study itself set out to judge.
+RFC_CLAIMS = {
+    "claims_title": "What the RFC of 2007 said",
+    "claims_about": "Sentences of the RFC “Virtual Compound Page Support” (Christoph Lameter, linux-kernel, 18 September "
+    "2007), shortened.",
+    "claims_column": "The RFC says",
+}
+OWN_CLAIMS = {
+    "claims_title": "What this study set out to judge",
+    "claims_about": "What this study set out to judge.",
+    "claims_column": "Claim",
+}
+
+
 @dataclass(frozen=True)
 class Verdict:
     """How a verdict is shown: a word for one and for several, a sign that needs no colour, and a style."""
@@ -80,6 +94,7 @@ def write_report(
     parameters: dict[str, object],
     facts: dict[str, str],
     left_out: str,
+    of_rfc: bool = True,
 ) -> Path:
     """Write OUT/report.html, whole or not at all: one file that loads nothing and needs no scripts.
 
@@ -103,6 +118,8 @@ def write_report(
         What was run: version, recording and so on, without dates. ``seeds`` lists them, separated by commas.
     left_out : str
         What the model leaves out.
+    of_rfc : bool
+        The claims are sentences of the RFC, rather than the study's own.
 
     Returns
     -------
@@ -132,6 +149,7 @@ def write_report(
         parameters={name: _setting(value) for name, value in parameters.items()},
         facts=facts,
         left_out=left_out,
+        **(RFC_CLAIMS if of_rfc else OWN_CLAIMS),
     )
     path = out / REPORT_FILE
     with replacing(path) as temporary:
