@@ -39,8 +39,8 @@ CELLS = (
 #: What a report says of claims: those of the RFC, and those that a study itself set out to judge.
 RFC_CLAIMS = {
     "claims_title": "What the RFC of 2007 said",
-    "claims_about": "Sentences of the RFC “Virtual Compound Page Support” (Christoph Lameter, linux-kernel, 18 September "
-    "2007), shortened.",
+    "claims_about": "Sentences of the RFC “Virtual Compound Page Support” (Christoph Lameter, linux-kernel, "
+    "18 September 2007), shortened.",
     "claims_column": "The RFC says",
 }
 OWN_CLAIMS = {
