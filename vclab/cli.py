@@ -70,7 +70,7 @@ def run(
     jobs
         Processes at once; all CPUs by default.
     quick
-        One seed on a small machine: about five seconds, for a first look.
+        One seed on a small machine: about ten seconds, for a first look.
     dry_run
         Say what would be run, and run nothing.
     """
