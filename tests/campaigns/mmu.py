@@ -7,15 +7,14 @@ holes. Modes, stores, page arrays and prefetchers change between batches, as do 
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
-import time
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from tests.campaigns.command import command
 from tests.campaigns.tlb import GIB, KERNEL_START, SHARING, random_sets_and_ways
 from tests.kernels.machines import MOST_FRAMES_SHIFT, PIECE, CompleteMachine, Geometry, Neighbour
 from tests.oracles.mmu import PlainLevel, PlainStructure
@@ -348,24 +347,5 @@ def run(share: float, seed: int) -> list[Result]:
     ]
 
 
-def main() -> int:
-    """Run the campaign and print every geometry; return 1 if any count differs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--share", type=float, default=1.0, help="share of a million accesses for each geometry")
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    started = time.process_time()
-    results = run(arguments.share, arguments.seed)
-    for result in results:
-        print(result)
-    different = sum(not result.agrees for result in results)
-    accesses = sum(result.accesses for result in results)
-    print(
-        f"{len(results)} geometries, {accesses:,} accesses, {different} geometries with different counts, "
-        f"{time.process_time() - started:.0f} s of CPU time"
-    )
-    return int(different > 0)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(run, __doc__))

@@ -7,15 +7,14 @@ that hold 4K, 2M and 1G pages, with pages unmapped, remapped and flushed on the 
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
-import time
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from tests.campaigns.command import command
 from tests.kernels.machines import PIECE, Machine, new_plain_tlb, new_tlb
 from tests.oracles.tlb import PlainArray
 from vckernels import tlb
@@ -191,24 +190,5 @@ def run(share: float, seed: int) -> list[Result]:
     return results
 
 
-def main() -> int:
-    """Run the campaign and print every geometry; return 1 if any count differs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--share", type=float, default=1.0, help="share of a million accesses for each geometry")
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    started = time.process_time()
-    results = run(arguments.share, arguments.seed)
-    for result in results:
-        print(result)
-    different = sum(not result.agrees for result in results)
-    accesses = sum(result.accesses for result in results)
-    print(
-        f"{len(results)} geometries, {accesses:,} accesses, {different} geometries with different counts, "
-        f"{time.process_time() - started:.0f} s of CPU time"
-    )
-    return int(different > 0)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(run, __doc__))

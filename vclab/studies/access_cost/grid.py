@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from vclab import presets, recordings, streams
+from vclab import presets, streams
 from vclab.compound import HUGE_ORDER, MAX_REQUEST_ORDER
 from vclab.errors import ConfigurationError
-from vclab.system import RECORDED, check_paging, check_size
+from vclab.studies.machine import MachineParameters
+from vclab.system import check_paging
 from vclab.units import PAGE_BYTES, parse_bytes
 
 Stream = Callable[..., npt.NDArray[np.int64]]
@@ -50,18 +50,13 @@ DEPENDENT = "chase"
 FORESEEN = ("sequential", "strided")
 
 
-class Parameters(BaseModel):
+class Parameters(MachineParameters):
     """What may be set with ``--set NAME=VALUE`` or in a study file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     cpu: str = Field("zen3", description="CPU preset of the baseline")
     cpus: list[str] = Field(
         ["zen3", "skylake-sp", "ice-lake", "k8", "core2"], min_length=1, description="CPU presets that are compared"
     )
-    linux: str = Field("6.18", description="Linux preset")
-    memory: str = Field("recorded", description="size of the machine, or 'recorded'")
-    recording: str = Field("compile", description="recording that the machine and its ageing come from")
     levels: Literal[4, 5] | None = Field(None, description="page-table levels; each CPU's most by default")
     direct_map: DirectMapSize = Field("2M", description="page size of the baseline's direct map")
     direct_maps: list[DirectMapSize] = Field(["2M", "1G", "4K"], description="page sizes compared, on every CPU")
@@ -83,13 +78,7 @@ class Parameters(BaseModel):
     entry_cycles: Annotated[float, Field(ge=0)] = Field(
         100_000, description="cycles from one kernel entry to the next where there is work beside; 0: none"
     )
-    accesses: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
-        35_000, description="fewest accesses of a steady phase"
-    )
-    fragment_order: Annotated[int, Field(ge=0, le=10)] = 9
-    unusable: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="unusable free index to age to")
-    free: Annotated[float, Field(gt=0, lt=1)] = Field(0.30, description="free share to age to")
-    tail: Literal["never", "hour", "day"] = Field("hour", description="lifetime of what outlived the recording")
+    accesses: Annotated[int, Field(ge=1, le=100_000_000)] = Field(35_000, description="accesses of a steady phase")
     hash_orders: list[Annotated[int, Field(ge=HUGE_ORDER, le=MAX_REQUEST_ORDER)]] = Field(
         [10, 12, 14], description="hash tables of the huge-vmalloc comparison"
     )
@@ -106,28 +95,16 @@ class Parameters(BaseModel):
     other_pages: Annotated[int, Field(ge=1, le=1 << 16)] = Field(
         512, description="4K pages of the other work beside the lookups"
     )
-    seeds: Annotated[int, Field(ge=1, le=1000)] = Field(5, description="independent ageings")
-    seed: int = Field(1, ge=0, description="first seed")
 
     @model_validator(mode="after")
-    def _exists(self) -> Self:
-        """Refuse presets and sizes that do not exist before any work is done."""
-        for name in ("orders", "live_pages", "sweep_live_pages", "splits", "hash_orders"):
-            values = getattr(self, name)
-            if values != sorted(set(values)):
-                raise ValueError(f"{name} must ascend, each value once")
-        if self.recording not in recordings.names() and not Path(self.recording).exists():
-            known = ", ".join(recordings.names())
-            raise ValueError(f"no recording {self.recording!r}; name a path, or one of those shipped: {known}")
-        presets.linux(self.linux)
+    def _agrees(self) -> Self:
+        """Refuse what contradicts itself before any work is done."""
+        self.require_ascending("orders", "live_pages", "sweep_live_pages", "splits", "hash_orders")
         for cpu in self.cpus:
             presets.cpu(cpu)
-        check_paging(self.cpu, self.levels, self.direct_map)
         parse_bytes(self.most_bytes, "most_bytes")
         if not set(self.sweep_patterns) <= set(self.patterns):
             raise ValueError("sweep_patterns must be among patterns, for the baseline to compare with")
-        if self.memory != RECORDED:
-            check_size(self.memory)
         return self
 
 

@@ -39,7 +39,7 @@ from vclab.studies.access_cost.grid import (
 )
 from vclab.studies.access_cost.huge import BURST, ENTRIES, WHO, measure_huge, work_shares
 from vclab.studies.cells import CELLS, EVENT_NAMES, EVENTS, PHASES, Cells, all_counts, digest, offsets_for
-from vclab.system import RECORDED, System
+from vclab.system import System
 from vclab.units import PAGE_BYTES
 
 #: The two sets of frames: of cells i and ii, of iii and iv.
@@ -127,9 +127,7 @@ def _aged(parameters: Parameters, machine: Machine, seed: int) -> System:
         recording=parameters.recording,
         seed=seed,
     )
-    system.fragment(
-        parameters.fragment_order, parameters.unusable, parameters.free, parameters.recording, parameters.tail
-    )
+    parameters.age(system)
     return system
 
 
@@ -209,7 +207,7 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
         "parameters": parameters.model_dump_json(),
         "recording": recording.name,
         "recording_digest": recording.digest,
-        "machine": "recorded machine" if parameters.memory == RECORDED else parameters.memory,
+        "machine": parameters.machine,
         "first_level_reach_bytes": PAGE_BYTES * tlb_entries(cpu, "4K")[0],
         "second_level_reach_bytes": PAGE_BYTES * tlb_entries(cpu, "4K")[-1],
         "missing_points": "; ".join(machines(parameters)[1]),

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from vckernels.causes import COUNTERS, Cause
 from vclab import presets, recordings
@@ -34,7 +33,8 @@ from vclab.presets import CpuPreset, LinuxPreset
 from vclab.presets.prices import Prices
 from vclab.studies import LEFT_OUT_EVERYWHERE, Progress
 from vclab.studies.awareness.loads import FLAGS, NONE, PRIVATE, Addresses, scan, software_walk, struct_page
-from vclab.system import RECORDED, System, check_paging, check_size
+from vclab.studies.machine import MachineParameters
+from vclab.system import System
 from vclab.units import PAGE_BYTES, PAGE_SHIFT
 
 OPERATIONS = ("page_address", "virt_to_page", "free")
@@ -48,44 +48,20 @@ INSTRUCTIONS = "instructions"
 WARM_UP = 2
 
 
-class Parameters(BaseModel):
+class Parameters(MachineParameters):
     """What may be set with ``--set NAME=VALUE`` or in a study file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    cpu: str = Field("zen3", description="CPU preset")
-    linux: str = Field("6.18", description="Linux preset")
-    memory: str = Field("recorded", description="size of the machine, or 'recorded'")
-    recording: str = Field("compile", description="recording that the machine and its ageing come from")
     cpus: Annotated[int, Field(ge=1, le=64)] = Field(2, description="CPUs that a free makes forget its page")
-    levels: Literal[4, 5] | None = Field(None, description="page-table levels; the CPU's most by default")
-    direct_map: Literal["4K", "2M", "1G"] = Field("2M", description="page size of the direct map")
-    fragment_order: Annotated[int, Field(ge=0, le=10)] = 9
-    unusable: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="unusable free index to age to")
-    free: Annotated[float, Field(gt=0, lt=1)] = Field(0.30, description="free share to age to")
-    tail: Literal["never", "hour", "day"] = Field("hour", description="lifetime of what outlived the recording")
     orders: list[Annotated[int, Field(ge=1, le=10)]] = Field([1, 3, 5, 9], min_length=1)
     live_pages: list[Annotated[int, Field(ge=1, le=4096)]] = Field([1, 4, 16, 64, 256], min_length=1)
     operations: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
         20_000, description="fewest operations of a steady phase"
     )
-    seeds: Annotated[int, Field(ge=1, le=1000)] = Field(5, description="independent ageings")
-    seed: int = Field(1, ge=0, description="first seed")
 
     @model_validator(mode="after")
-    def _exists(self) -> Self:
-        """Refuse presets and sizes that do not exist before any work is done."""
-        for name in ("orders", "live_pages"):
-            values = getattr(self, name)
-            if values != sorted(set(values)):
-                raise ValueError(f"{name} must ascend, each value once")
-        if self.recording not in recordings.names() and not Path(self.recording).exists():
-            known = ", ".join(recordings.names())
-            raise ValueError(f"no recording {self.recording!r}; name a path, or one of those shipped: {known}")
-        presets.linux(self.linux)
-        check_paging(self.cpu, self.levels, self.direct_map)
-        if self.memory != RECORDED:
-            check_size(self.memory)
+    def _agrees(self) -> Self:
+        """Refuse what contradicts itself before any work is done."""
+        self.require_ascending("orders", "live_pages")
         return self
 
 
@@ -122,9 +98,7 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
     # As at boot: before ageing, so that its page tables lie where a kernel's do.
     _ = system.vmemmap
     progress(0.02, "ageing memory")
-    system.fragment(
-        parameters.fragment_order, parameters.unusable, parameters.free, parameters.recording, parameters.tail
-    )
+    parameters.age(system)
     by_order = []
     for done, order in enumerate(parameters.orders):
         progress(0.3 + 0.7 * done / len(parameters.orders), f"order {order}")
@@ -369,7 +343,7 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
         "parameters": parameters.model_dump_json(),
         "recording": recording.name,
         "recording_digest": recording.digest,
-        "machine": "recorded machine" if parameters.memory == RECORDED else parameters.memory,
+        "machine": parameters.machine,
         "second_level_reach_bytes": PAGE_BYTES * tlb_entries(cpu, "4K")[-1],
         "left_out": LEFT_OUT,
     }

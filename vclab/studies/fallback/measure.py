@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from vckernels.buddy import describe_frames
 from vckernels.causes import Cause
@@ -39,7 +38,8 @@ from vclab.presets import CpuPreset, LinuxPreset
 from vclab.presets.prices import Prices
 from vclab.studies import LEFT_OUT_EVERYWHERE, Progress, awareness
 from vclab.studies.cells import CELLS, EVENT_NAMES, EVENTS, PHASES, Cells, all_counts, coalescible, digest, offsets_for
-from vclab.system import RECORDED, System, check_paging, check_size
+from vclab.studies.machine import MachineParameters
+from vclab.system import System
 from vclab.units import PAGE_BYTES
 
 PATTERNS = {"uniform": streams.uniform, "chase": streams.chase}
@@ -71,21 +71,9 @@ WORK = (
 )
 
 
-class Parameters(BaseModel):
+class Parameters(MachineParameters):
     """What may be set with ``--set NAME=VALUE`` or in a study file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    cpu: str = Field("zen3", description="CPU preset")
-    linux: str = Field("6.18", description="Linux preset")
-    memory: str = Field("recorded", description="size of the machine, or 'recorded'")
-    recording: str = Field("compile", description="recording that the machine and its ageing come from")
-    levels: Literal[4, 5] | None = Field(None, description="page-table levels; the CPU's most by default")
-    direct_map: Literal["4K", "2M", "1G"] = Field("2M", description="page size of the direct map")
-    fragment_order: Annotated[int, Field(ge=0, le=10)] = 9
-    unusable: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="unusable free index to age to")
-    free: Annotated[float, Field(gt=0, lt=1)] = Field(0.30, description="free share to age to")
-    tail: Literal["never", "hour", "day"] = Field("hour", description="lifetime of what outlived the recording")
     prefetch: bool = Field(True, description="the CPU's prefetchers are on")
     control_orders: Annotated[list[Annotated[int, Field(ge=1, le=10)]], Field(min_length=1)] | None = Field(
         None, description="orders measured again under the controls; 7 by default, or the largest"
@@ -96,25 +84,13 @@ class Parameters(BaseModel):
     requests: Annotated[int, Field(ge=1, le=100_000)] = Field(
         128, description="requests of the policy trace, per order"
     )
-    seeds: Annotated[int, Field(ge=1, le=1000)] = Field(5, description="independent ageings")
-    seed: int = Field(1, ge=0, description="first seed")
 
     @model_validator(mode="after")
-    def _exists(self) -> Self:
-        """Refuse presets and sizes that do not exist before any work is done."""
-        for name in ("orders", "live_pages", "control_orders"):
-            values = getattr(self, name) or []
-            if values != sorted(set(values)):
-                raise ValueError(f"{name} must ascend, each value once")
+    def _agrees(self) -> Self:
+        """Refuse what contradicts itself before any work is done."""
+        self.require_ascending("orders", "live_pages", "control_orders")
         if not set(self.controlled) <= set(self.orders):
             raise ValueError("control_orders must be among orders")
-        if self.recording not in recordings.names() and not Path(self.recording).exists():
-            known = ", ".join(recordings.names())
-            raise ValueError(f"no recording {self.recording!r}; name a path, or one of those shipped: {known}")
-        presets.linux(self.linux)
-        check_paging(self.cpu, self.levels, self.direct_map)
-        if self.memory != RECORDED:
-            check_size(self.memory)
         return self
 
     @property
@@ -198,9 +174,7 @@ def run_point(parameters: Parameters, point: Point, progress: Progress) -> xr.Da
     )
     before = _frame_states(system)
     progress(0.02, "ageing memory")
-    aged = system.fragment(
-        parameters.fragment_order, parameters.unusable, parameters.free, parameters.recording, parameters.tail
-    )
+    aged = parameters.age(system)
     after = _frame_states(system)
     # The largest orders take longest, so parts take every so many of them.
     orders = sorted(parameters.orders[::-1][point.part :: point.parts])
@@ -413,7 +387,7 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
         "parameters": parameters.model_dump_json(),
         "recording": recording.name,
         "recording_digest": recording.digest,
-        "machine": "recorded machine" if parameters.memory == RECORDED else parameters.memory,
+        "machine": parameters.machine,
         "first_level_reach_bytes": reach[0],
         "second_level_reach_bytes": reach[-1],
         "left_out": LEFT_OUT,

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from vckernels.causes import COUNTERS, Cause
 from vclab import presets, recordings
@@ -25,8 +24,9 @@ from vclab.ledger import OPERATION_CAUSES, price_operations
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.presets.prices import Prices
 from vclab.studies import LEFT_OUT_EVERYWHERE, Progress
+from vclab.studies.machine import MachineParameters
 from vclab.studies.overhead.flush import FLUSHES, flush_shares, measure_flush
-from vclab.system import RECORDED, System, check_paging, check_size
+from vclab.system import System
 
 STATES = ("fresh", "aged")
 POLICIES = ("physical", "vmalloc", "huge-vmalloc")
@@ -40,23 +40,12 @@ ROUNDINGS = ("compound page", "vmalloc", "huge-vmalloc")
 _HUGE_ERAS = ("6.18",)
 
 
-class Parameters(BaseModel):
+class Parameters(MachineParameters):
     """What may be set with ``--set NAME=VALUE`` or in a study file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    cpu: str = Field("zen3", description="CPU preset")
-    linux: str = Field("6.18", description="Linux preset")
     eras: list[str] = Field(["2.6.24", "6.18"], min_length=1, description="releases whose structures are used")
     memory: str = Field("2GiB", description="size of the machine, or 'recorded'")
-    recording: str = Field("compile", description="recording that the machine and its ageing come from")
     cpus: Annotated[int, Field(ge=2, le=64)] = Field(2, description="CPUs; all but one only access memory")
-    levels: Literal[4, 5] | None = Field(None, description="page-table levels; the CPU's most by default")
-    direct_map: Literal["4K", "2M", "1G"] = Field("2M", description="page size of the direct map")
-    fragment_order: Annotated[int, Field(ge=0, le=10)] = 9
-    unusable: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="unusable free index to age to")
-    free: Annotated[float, Field(gt=0, lt=1)] = Field(0.30, description="free share to age to")
-    tail: Literal["never", "hour", "day"] = Field("hour", description="lifetime of what outlived the recording")
     orders: list[Annotated[int, Field(ge=0, le=MAX_REQUEST_ORDER)]] = Field(
         list(range(MAX_REQUEST_ORDER + 1)), min_length=1
     )
@@ -67,25 +56,16 @@ class Parameters(BaseModel):
     working_share: Annotated[float, Field(gt=0, le=4)] = Field(
         0.5, description="second-level TLB entries that the working set needs, as a share of all"
     )
-    seeds: Annotated[int, Field(ge=1, le=1000)] = Field(5, description="independent ageings")
-    seed: int = Field(1, ge=0, description="first seed")
 
     @model_validator(mode="after")
-    def _exists(self) -> Self:
-        """Refuse presets and sizes that do not exist before any work is done."""
-        if self.orders != sorted(set(self.orders)):
-            raise ValueError("orders must ascend, each value once")
+    def _agrees(self) -> Self:
+        """Refuse what contradicts itself before any work is done."""
+        self.require_ascending("orders")
         if len(self.eras) != len(set(self.eras)):
             raise ValueError("eras must differ")
-        if self.recording not in recordings.names() and not Path(self.recording).exists():
-            known = ", ".join(recordings.names())
-            raise ValueError(f"no recording {self.recording!r}; name a path, or one of those shipped: {known}")
         linux = presets.linux(self.linux)
         for era in self.eras:
             linux.with_structures(era)
-        check_paging(self.cpu, self.levels, self.direct_map)
-        if self.memory != RECORDED:
-            check_size(self.memory)
         return self
 
 
@@ -117,9 +97,7 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
         progress(start, f"structures of {era}")
         system = _boot(parameters, era, point)
         fresh = system.copy()
-        system.fragment(
-            parameters.fragment_order, parameters.unusable, parameters.free, parameters.recording, parameters.tail
-        )
+        parameters.age(system)
         states = []
         for state, machine in zip(STATES, (fresh, system), strict=True):
             progress(start + 0.3, f"structures of {era}, {state}")
@@ -251,7 +229,7 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
         "parameters": parameters.model_dump_json(),
         "recording": recording.name,
         "recording_digest": recording.digest,
-        "machine": "recorded machine" if parameters.memory == RECORDED else parameters.memory,
+        "machine": parameters.machine,
         "left_out": LEFT_OUT,
     }
     return dataset
