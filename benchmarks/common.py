@@ -22,6 +22,7 @@ from vckernels.datacache import DataCache, Level
 from vckernels.jit import kernel, unsigned
 from vckernels.mmu import Beside, Control, DataMode, Mmu, Target
 from vckernels.pagetable import PageTables
+from vckernels.prefetch import Adjacent
 from vckernels.tlb import Array, Tlb
 from vckernels.vmap import Areas
 from vckernels.walkcache import Structure, WalkCache
@@ -42,12 +43,16 @@ GEOMETRIES = {
 
 
 class Processor(NamedTuple):
-    """What is modelled of a CPU: TLB arrays of two levels, paging-structure caches and how they are tagged, caches."""
+    """What is modelled of a CPU: TLB arrays of two levels, paging-structure caches and how they are tagged, caches.
+
+    ``adjacent`` is the neighbour of a missed line that its prefetchers fetch where they are on.
+    """
 
     arrays: tuple[Array, ...]
     structures: tuple[Structure, ...]
     physical: bool
     levels: tuple[Level, ...]
+    adjacent: Adjacent
 
 
 PROCESSORS = {
@@ -55,7 +60,8 @@ PROCESSORS = {
         (Array(1, 1, 64, (1, 2, 3)), Array(2, 128, 16, (1, 2), directories=True), Array(2, 1, 64, (3,))),
         (Structure(1, 64, (3, 4)),),
         False,
-        (Level(64, 8), Level(1024, 8, 3), Level(32768, 16, 3, True)),
+        (Level(64, 8), Level(1024, 8, 4, False, 3), Level(32768, 16, 3, True)),
+        Adjacent.HISTORY,
     ),
     "skylake-sp": Processor(
         (
@@ -68,12 +74,14 @@ PROCESSORS = {
         (Structure(1, 4, (4,)), Structure(2, 4, (3,)), Structure(4, 8, (2,))),
         False,
         (Level(64, 8), Level(1024, 16), Level(20480, 11, 0, True)),
+        Adjacent.PAIR,
     ),
     "k8": Processor(
         (Array(1, 1, 32, (1,)), Array(1, 1, 8, (2,)), Array(2, 128, 4, (1,))),
         (Structure(1, 24, ()),),
         True,
         (Level(512, 2), Level(512, 16, 0, True)),
+        Adjacent.NONE,
     ),
 }
 """CPUs whose page-directory entries lie in the second-level TLB, in caches of their own, and by physical address."""
@@ -218,6 +226,7 @@ def mmu(
     state.control[Control.FREE_TRANSLATION] = free_translation
     state.control[Control.STREAM_LINES] = STREAM_LINES if prefetch else 0
     state.control[Control.NEXT_PAGE] = prefetch
+    state.control[Control.ADJACENT] = PROCESSORS[processor].adjacent if prefetch else Adjacent.NONE
     state.control[Control.NEUTRAL_BASE] = NEUTRAL_BASE
     return state
 

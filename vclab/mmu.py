@@ -15,7 +15,7 @@ from vckernels import tlb as tlb_kernels
 from vckernels.causes import Cause
 from vckernels.mmu import Beside, Control, DataMode, Target
 from vckernels.pagetable import PageTables
-from vckernels.prefetch import LINES_IN_PAGE, Slot
+from vckernels.prefetch import LINES_IN_PAGE, Adjacent, Slot
 from vclab.errors import ConfigurationError
 from vclab.presets import CpuPreset
 from vclab.state import copied
@@ -164,6 +164,7 @@ class Mmu:
                 cache.ways.value,
                 cache.hash_bits.value if cache.hash_bits else 0,
                 cache.fill.value == "victim",
+                cache.hash_shift.value if cache.hash_shift else 0,
             )
             for cache in cpu.data_cache
         ]
@@ -185,6 +186,9 @@ class Mmu:
         control[Control.FREE_TRANSLATION] = options.free_translation
         control[Control.STREAM_LINES] = self.cpu.prefetch.stream_lines.value if options.prefetch else 0
         control[Control.NEXT_PAGE] = self.cpu.prefetch.next_page.value if options.prefetch else 0
+        control[Control.ADJACENT] = (
+            Adjacent[self.cpu.prefetch.adjacent_line.value.upper()] if options.prefetch else Adjacent.NONE
+        )
 
     @property
     def counters(self) -> npt.NDArray[np.int64]:

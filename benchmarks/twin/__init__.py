@@ -33,7 +33,7 @@ from vckernels.entry import Fault
 from vckernels.linequeue import Kind
 from vckernels.mmu import Beside, DataMode, Mmu, Target
 from vckernels.pagetable import Control, PageTables
-from vckernels.prefetch import Slot
+from vckernels.prefetch import Adjacent, Slot
 from vckernels.tlb import Field, Tlb
 from vckernels.walkcache import LOWEST
 
@@ -46,6 +46,7 @@ FLAGS = (
 )
 
 _ENUMS: dict[str, type[IntEnum]] = {
+    "ADJACENT": Adjacent,
     "CAUSE": Cause,
     "CONTROL": Control,
     "FAULT": Fault,
@@ -60,11 +61,13 @@ _CONSTANTS = {
     "ALLOCATED": buddy_kernels.ALLOCATED,
     "AHEAD": linequeue.AHEAD,
     "ALL_PERMISSIONS": pagetable_kernels.ALL_PERMISSIONS,
+    "BESIDE": linequeue.BESIDE,
     "DIRECTORY": tlb_kernels.DIRECTORY,
     "EMPTY": tlb_kernels.EMPTY,
     "ENTRIES": pagetable_kernels.ENTRIES,
     "FIELDS": len(Field),
     "FRAME_SHIFT": tlb_kernels.FRAME_SHIFT,
+    "HISTORY": prefetch_kernels.HISTORY,
     "INSIDE": buddy_kernels.INSIDE,
     "KIND_BITS": linequeue.KIND_BITS,
     "LOWEST": LOWEST,
@@ -152,6 +155,8 @@ class _Mmu(ctypes.Structure):
         ("physical", _POINTER),
         ("cache", _DataCache),
         ("slots", _POINTER),
+        ("history_frames", _POINTER),
+        ("history_lines", _POINTER),
         ("regions", _POINTER),
         ("control", _POINTER),
         ("counters", _POINTER),
@@ -346,6 +351,8 @@ def access(
                 _pointer(mmu.walk_cache.physical, np.int64),
                 _data_cache(mmu.data_cache),
                 _pointer(mmu.streams.slots, np.int64),
+                _pointer(mmu.history.frames, np.int64),
+                _pointer(mmu.history.lines, np.uint64),
                 _pointer(mmu.regions, np.int64),
                 _pointer(mmu.control, np.int64),
                 _pointer(mmu.counters, np.int64),

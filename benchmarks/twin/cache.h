@@ -18,7 +18,7 @@ INLINE struct place locate(const struct rings *r, int64_t line)
     if (r->shift >= 0) {
         int64_t tag = line >> r->shift;
 
-        return (struct place){(line ^ (tag & r->hash_mask)) & (r->sets - 1), (int32_t)tag};
+        return (struct place){(line ^ ((tag & r->hash_mask) << r->hash_shift)) & (r->sets - 1), (int32_t)tag};
     }
 
     int64_t tag = line / r->sets;
@@ -72,7 +72,7 @@ INLINE int64_t bring_in(const struct data_cache *c, const struct rings *r, struc
     int32_t *slot = &c->tags[r->first_tag + at.set * r->ways + *head];
     int64_t oldest = *slot;
     *slot = at.tag;
-    return oldest == NO_LINE ? NO_LINE : oldest * r->sets + (at.set ^ (oldest & r->hash_mask));
+    return oldest == NO_LINE ? NO_LINE : oldest * r->sets + (at.set ^ ((oldest & r->hash_mask) << r->hash_shift));
 }
 
 /* Looks a line up in a level that its misses fill; returns whether it was there, and in evicted what it drove out. */

@@ -368,58 +368,86 @@ INLINE int64_t train(const struct mmu *m, int64_t line)
     return follows && step == known ? step : 0;
 }
 
-/* Fetches the lines that a stream will need, inside its page. */
-static void fetch_ahead(const struct mmu *m, int64_t line, int64_t direction)
+/* Fetches a neighbour of a line that was missed; returns whether it was not in the second level. */
+INLINE bool fetch_neighbour(const struct mmu *m, int64_t line)
 {
+    if (m->control[MMU_ADJACENT] == ADJACENT_PAIR)
+        return load_line(&m->cache, line ^ 1, 1) != 1;
+
+    int64_t frame = line >> 6, place = frame & (HISTORY - 1);
+    uint64_t bit = 1ull << (line & 63), lines = m->history_frames[place] == frame ? m->history_lines[place] : 0;
+
+    m->history_frames[place] = frame;
+    m->history_lines[place] = lines | bit;
+    if (lines & bit << 1)
+        return load_line(&m->cache, line + 1, 1) != 1;
+    return lines & bit >> 1 && load_line(&m->cache, line - 1, 1) != 1;
+}
+
+/* Fetches the lines that a stream will need, inside its page; returns how many came. */
+static int64_t fetch_ahead(const struct mmu *m, int64_t line, int64_t direction)
+{
+    int64_t came = 0;
+
     for (int64_t ahead = 1; ahead <= m->control[MMU_STREAM_LINES]; ahead++) {
         int64_t wanted = (line & 63) + direction * ahead;
 
         if (wanted < 0 || wanted > 63)
             break;
-        m->counters[CAUSE_PREFETCH_LINE] += load_line(&m->cache, line + direction * ahead, 1) != 1;
+        came += load_line(&m->cache, line + direction * ahead, 1) != 1;
     }
+    return came;
 }
 
-/* Loads what waits; returns the direction in which the last one, if data, takes a stream out of its page, or 0. */
-static int64_t drain(const struct mmu *mmu)
+/*
+ * Loads what waits, counting for the stream or for what is beside it; returns the direction in which the last one, if
+ * data, takes a stream out of its page, or 0.
+ */
+static int64_t drain(const struct mmu *mmu, int64_t *stream, int64_t *beside)
 {
     /* Copied, since the compiler cannot know that what is written is not the description of the caches. */
     const struct mmu copy = *mmu, *m = &copy;
     const int64_t waiting = m->queue[0];
     const bool trains = m->control[MMU_STREAM_LINES] || m->control[MMU_NEXT_PAGE];
+    const bool adjacent = m->control[MMU_ADJACENT] != ADJACENT_NONE;
     int64_t last_miss = m->control[MMU_LAST_MISS_SET], leaving = 0;
 
     for (int64_t at = 1; at <= waiting; at++) {
         glance(&m->cache, m->queue[at + AHEAD] >> KIND_BITS);
 
-        int64_t line = m->queue[at] >> KIND_BITS, kind = m->queue[at] & ((1 << KIND_BITS) - 1);
+        int64_t line = m->queue[at] >> KIND_BITS, kind = m->queue[at] & (BESIDE - 1);
+        bool others = m->queue[at] & BESIDE;
+        int64_t *counters = others ? beside : stream;
         int64_t served = load_line(&m->cache, line, 0);
         int64_t column = served < m->cache.levels ? served : MOST_LEVELS;
         if (kind == KIND_WALK) {
-            m->counters[CAUSE_WALK_LEVEL_1 + column]++;
+            counters[CAUSE_WALK_LEVEL_1 + column]++;
             continue;
         }
         if (kind == KIND_ARRAY) {
-            m->counters[CAUSE_ARRAY_LEVEL_1 + column]++;
+            counters[CAUSE_ARRAY_LEVEL_1 + column]++;
             continue;
         }
         if (kind == KIND_PREFETCH_WALK)
             continue;
-        m->counters[CAUSE_DATA_LEVEL_1 + column]++;
+        counters[CAUSE_DATA_LEVEL_1 + column]++;
         leaving = 0;
-        if (served == 0) {
-            last_miss = NO_SET;
-            continue;
-        }
+        if (!others) {
+            /* Whether it follows a miss in the same set is not asked of other work. */
+            int64_t set = served == 0 ? NO_SET : locate(&m->cache.rings[0], line).set;
 
-        int64_t set = locate(&m->cache.rings[0], line).set;
-        m->counters[CAUSE_FILL_CONFLICT] += kind == KIND_DATA && set == last_miss;
-        last_miss = set;
+            counters[CAUSE_FILL_CONFLICT] += kind == KIND_DATA && served != 0 && set == last_miss;
+            last_miss = set;
+        }
+        if (served == 0)
+            continue;
+        if (adjacent)
+            counters[CAUSE_PREFETCH_LINE] += fetch_neighbour(m, line);
         if (trains) {
             int64_t direction = train(m, line), next = (line & 63) + direction;
 
             if (direction)
-                fetch_ahead(m, line, direction);
+                counters[CAUSE_PREFETCH_LINE] += fetch_ahead(m, line, direction);
             if (next < 0 || next > 63)
                 leaving = direction;
         }
@@ -429,10 +457,11 @@ static int64_t drain(const struct mmu *mmu)
     return leaving;
 }
 
-/* Loads what waits and lets the next-page prefetcher follow; returns whether it walked. */
-static bool finish(const struct mmu *m, const struct page_tables p, const struct rules r, int64_t page)
+/* Loads what waits and lets the next-page prefetcher follow, for whom m counts; returns whether it walked. */
+static bool finish(const struct mmu *m, const struct page_tables p, const struct rules r, int64_t page,
+                   int64_t *stream, int64_t *beside)
 {
-    int64_t direction = drain(m);
+    int64_t direction = drain(m, stream, beside);
 
     if (!direction || !m->control[MMU_NEXT_PAGE] || m->control[MMU_FREE_TRANSLATION])
         return false;
@@ -447,7 +476,7 @@ static bool finish(const struct mmu *m, const struct page_tables p, const struct
     int64_t value = hardware_walk(m, p, r, page, false, true);
     for (int64_t level = 0; value >= 0 && level < m->tlb.levels; level++)
         fill(&m->tlb, level, number, size, value);
-    drain(m);
+    drain(m, stream, beside);
     return true;
 }
 
@@ -456,25 +485,32 @@ INLINE int64_t address_of(const struct target *o, int64_t offset)
     return (int64_t)o->bases[offset >> o->shift] + (offset & ((1L << o->shift) - 1));
 }
 
+/* Whether what waits must be loaded now: the queue is full, or a stream may be leaving its page. */
+INLINE bool is_due(const struct mmu *m, int64_t address)
+{
+    return m->queue[0] >= QUEUE || (m->control[MMU_NEXT_PAGE] && (((address >> 6) + 1) & 63) <= 1);
+}
+
 /* One access of other work. */
 static void access_beside(const struct mmu *mmu, const struct page_tables p, const struct rules r,
                           const struct beside *b)
 {
     struct mmu other = *mmu;
     int64_t address = address_of(&b->target, b->offsets[b->state[1]]), page = address >> 12 & PAGE_BITS;
-
-    int64_t last_miss = mmu->control[MMU_LAST_MISS_SET];
+    int64_t first = mmu->queue[0] + 1;
 
     other.counters = b->counters;
-    b->state[1] = (b->state[1] + 1) % b->offsets_length;
+    b->state[1] = b->state[1] < b->offsets_length - 1 ? b->state[1] + 1 : 0;
 
     struct translated found = translate(&other, p, r, page, false);
     if (found.frame >= 0)
-        queue(mmu, found.frame << 6 | (address >> 6 & 63), KIND_DATA_AFTER_MISS);
+        queue(mmu, found.frame << 6 | (address >> 6 & 63), KIND_DATA);
+    for (int64_t at = first; at <= mmu->queue[0]; at++)
+        mmu->queue[at] |= BESIDE;
     b->counters[CAUSE_DATA_ACCESS]++;
-    finish(&other, p, r, page);
-    mmu->control[MMU_LAST_MISS_SET] = last_miss;
     mmu->counters[CAUSE_BACKGROUND_ACCESS]++;
+    if (is_due(mmu, address))
+        finish(&other, p, r, page, mmu->counters, b->counters);
 }
 
 int64_t twin_access(const struct mmu *mmu, const struct page_tables *tables, const struct target *target,
@@ -488,15 +524,12 @@ int64_t twin_access(const struct mmu *mmu, const struct page_tables *tables, con
     const int64_t mode = m->control[MMU_DATA_MODE], neutral = m->control[MMU_NEUTRAL_BASE];
     const int64_t array_within = (1L << o.array_shift) - 1;
     const bool open_coded = o.arrays_length > 0;
-    /* Where a data miss can change the TLB, none may wait that lies first or last in its page. */
-    const bool next_page = m->control[MMU_NEXT_PAGE];
-    int64_t last = -1, frame = -1, page = 0, repeated = 0;
+    int64_t last = -1, frame = -1, repeated = 0;
 
     for (int64_t i = 0; i < count; i++) {
         if (b.gap > 0) {
             if (b.state[0] == b.gap) {
                 b.state[0] = 0;
-                finish(m, p, r, page);
                 access_beside(m, p, r, &b);
                 last = -1;
             }
@@ -513,8 +546,8 @@ int64_t twin_access(const struct mmu *mmu, const struct page_tables *tables, con
             last = -1;
         }
 
-        int64_t address = address_of(&o, offset), kind = KIND_DATA;
-        page = address >> 12 & PAGE_BITS;
+        int64_t address = address_of(&o, offset), page = address >> 12 & PAGE_BITS, kind = KIND_DATA;
+
         if (page == last) {
             repeated++;
         } else {
@@ -534,10 +567,10 @@ int64_t twin_access(const struct mmu *mmu, const struct page_tables *tables, con
                 queue(m, neutral + (offset >> 6), kind);
             }
         }
-        if ((m->queue[0] >= QUEUE || (next_page && (((address >> 6) + 1) & 63) <= 1)) && finish(m, p, r, page))
+        if (is_due(m, address) && finish(m, p, r, page, m->counters, b.counters))
             last = -1;
     }
-    finish(m, p, r, page);
+    drain(m, m->counters, b.counters);
     m->counters[CAUSE_FIRST_LEVEL_TLB_HIT] += repeated;
     m->counters[CAUSE_DATA_ACCESS] += count;
     if (open_coded)

@@ -40,7 +40,7 @@ struct page_tables {
 
 /* One level of the data caches; Python hands these numbers over by value. */
 struct rings {
-    int64_t first_tag, first_set, sets, ways, shift, hash_mask, victim;
+    int64_t first_tag, first_set, sets, ways, shift, hash_mask, hash_shift, victim;
 };
 
 struct data_cache {
@@ -54,7 +54,9 @@ struct mmu {
     struct tlb tlb, words; /* words: the paging-structure caches */
     int64_t *physical;
     struct data_cache cache;
-    int64_t *slots, *regions, *control, *counters, *queue;
+    int64_t *slots, *history_frames;
+    uint64_t *history_lines;
+    int64_t *regions, *control, *counters, *queue;
 };
 
 struct target {

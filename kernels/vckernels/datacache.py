@@ -33,12 +33,15 @@ class Level(NamedTuple):
         So many of the address bits just above the set's number are XORed into it; sets are a power of two then.
     victim : bool
         Filled with what the level above evicts rather than on its own misses.
+    hash_shift : int
+        Lowest bit of the set's number that the address bits are XORed with.
     """
 
     sets: int
     ways: int
     hash_bits: int = 0
     victim: bool = False
+    hash_shift: int = 0
 
 
 class Rings(NamedTuple):
@@ -51,8 +54,8 @@ class Rings(NamedTuple):
     sets, ways : int
     shift : int
         Logarithm of the number of sets where that is a power of two, else -1: divide.
-    hash_mask : int
-        Bits of the tag that are XORed into the set's number.
+    hash_mask, hash_shift : int
+        Bits of the tag that are XORed into the set's number, and how far up.
     victim : int
         1: filled with what the level above evicts.
     """
@@ -63,6 +66,7 @@ class Rings(NamedTuple):
     ways: int
     shift: int
     hash_mask: int
+    hash_shift: int
     victim: int
 
 
@@ -99,8 +103,10 @@ def new_data_cache(levels: list[Level]) -> DataCache:
         is_power = level.sets & (level.sets - 1) == 0
         if not 1 <= level.ways <= MOST_WAYS:
             raise ValueError(f"a set of {level.ways} ways cannot be kept; ways are 1 to {MOST_WAYS}")
-        if level.hash_bits and (not is_power or 1 << level.hash_bits > level.sets):
-            raise ValueError(f"{level.hash_bits} bits cannot be hashed into {level.sets} sets")
+        if level.hash_bits and (not is_power or 1 << level.hash_bits + level.hash_shift > level.sets):
+            raise ValueError(
+                f"{level.hash_bits} bits cannot be hashed into {level.sets} sets from bit {level.hash_shift} on"
+            )
         rings.append(
             Rings(
                 tags,
@@ -109,12 +115,13 @@ def new_data_cache(levels: list[Level]) -> DataCache:
                 level.ways,
                 level.sets.bit_length() - 1 if is_power else -1,
                 (1 << level.hash_bits) - 1,
+                level.hash_shift,
                 int(level.victim),
             )
         )
         tags += level.sets * level.ways
         sets += level.sets
-    unused = [Rings(0, 0, 1, 1, 0, 0, 0)] * (MOST_LEVELS - len(levels))
+    unused = [Rings(0, 0, 1, 1, 0, 0, 0, 0)] * (MOST_LEVELS - len(levels))
     return DataCache(_empty_tags(tags), np.zeros(sets, np.uint8), len(levels), *rings, *unused)
 
 
@@ -130,7 +137,7 @@ def _locate(rings: Rings, line: int) -> tuple[int, int]:
     """Return the set and the tag of a line at a level."""
     if rings.shift >= 0:
         tag = line >> rings.shift
-        return (line ^ (tag & rings.hash_mask)) & (rings.sets - 1), tag
+        return (line ^ ((tag & rings.hash_mask) << rings.hash_shift)) & (rings.sets - 1), tag
     tag = line // rings.sets
     return line - tag * rings.sets, tag
 
@@ -165,7 +172,7 @@ def _bring_in(cache: DataCache, rings: Rings, place: int, tag: int) -> int:
     cache.tags[at] = tag
     if oldest == NO_LINE:
         return np.int64(NO_LINE)
-    return oldest * rings.sets + (place ^ (oldest & rings.hash_mask))
+    return oldest * rings.sets + (place ^ ((oldest & rings.hash_mask) << rings.hash_shift))
 
 
 @kernel(inline=True)

@@ -13,7 +13,9 @@ QUEUE = 1 << 10
 """Lines that wait for the data caches at most."""
 QUEUE_ROOM = 32
 """Places kept free: more than one access ever queues."""
-KIND_BITS = 3
+KIND_BITS = 4
+BESIDE = 8
+"""Set in the kind of what other work loads."""
 AHEAD = 6
 """How many lines ahead the queue is looked through for sets of the last cache level."""
 
@@ -43,3 +45,10 @@ def push(queue: npt.NDArray[np.int64], line: int, kind: int) -> None:
     waiting = queue[0] + 1
     queue[0] = waiting
     queue[unsigned(waiting)] = line << KIND_BITS | kind
+
+
+@kernel(inline=True)
+def mark_beside(queue: npt.NDArray[np.int64], first: int) -> None:
+    """Mark what waits from the ``first``-th line on as other work's."""
+    for at in range(first, queue[0] + 1):
+        queue[unsigned(at)] |= BESIDE

@@ -23,10 +23,10 @@ from vckernels.causes import COUNTERS, Cause
 from vckernels.datacache import LINE_SHIFT, MOST_LEVELS, DataCache, first_level_set, glance, load_line
 from vckernels.entry import PAGE_SHIFT
 from vckernels.jit import kernel, unsigned
-from vckernels.linequeue import AHEAD, KIND_BITS, QUEUE, Kind, new_queue, push
+from vckernels.linequeue import AHEAD, BESIDE, KIND_BITS, QUEUE, Kind, mark_beside, new_queue, push
 from vckernels.pagetable import PageTables, walk
 from vckernels.pagewalk import set_dirty, walk_through_caches
-from vckernels.prefetch import LINES_IN_PAGE, Streams, new_streams, train
+from vckernels.prefetch import LINES_IN_PAGE, Adjacent, History, Streams, neighbour, new_history, new_streams, train
 from vckernels.tlb import (
     DIRECTORY,
     DIRTY,
@@ -78,7 +78,9 @@ class Control(IntEnum):
     """Line number that colour-neutral lines start from, above all lines of the machine."""
     LAST_MISS_SET = 5
     """First-level set that the last data access missed in, ``NO_SET`` if it hit."""
-    SEEN = 6
+    ADJACENT = 6
+    """Which neighbour of a missed line is fetched: an :class:`~vckernels.prefetch.Adjacent`."""
+    SEEN = 7
     """What looking ahead has read; it means nothing, but must not be left out by the compiler."""
 
 
@@ -91,6 +93,7 @@ class Mmu(NamedTuple):
     walk_cache : WalkCache
     data_cache : DataCache
     streams : Streams
+    history : History
     regions : int64[REGIONS]
         ``region << 2 | size`` of 2 MiB regions seen, found by the region's low bits; ``NO_REGION`` if none.
     control : int64[len(Control)]
@@ -103,6 +106,7 @@ class Mmu(NamedTuple):
     walk_cache: WalkCache
     data_cache: DataCache
     streams: Streams
+    history: History
     regions: npt.NDArray[np.int64]
     control: npt.NDArray[np.int64]
     counters: npt.NDArray[np.int64]
@@ -143,6 +147,7 @@ def new_mmu(tlb: Tlb, walk_cache: WalkCache, data_cache: DataCache) -> Mmu:
         walk_cache,
         data_cache,
         new_streams(),
+        new_history(),
         np.full(REGIONS, NO_REGION, np.int64),
         control,
         np.zeros(COUNTERS, np.int64),
@@ -232,35 +237,48 @@ def _prefetch_page(mmu: Mmu, tables: PageTables, page: int) -> None:
 
 
 @kernel(inline=True)
-def _fetch_ahead(mmu: Mmu, line: int, direction: int) -> None:
-    """Fetch the lines that a stream which has reached a line will need, inside its 4 KiB page."""
+def _fetch_ahead(mmu: Mmu, line: int, direction: int) -> int:
+    """Fetch the lines that a stream which has reached a line will need, inside its 4 KiB page; return how many came."""
     within = line & (LINES_IN_PAGE - 1)
+    came = 0
     for ahead in range(1, mmu.control[Control.STREAM_LINES] + 1):
         wanted = within + direction * ahead
         if not 0 <= wanted < LINES_IN_PAGE:
             break
         if load_line(mmu.data_cache, line + direction * ahead, 1) != 1:
-            mmu.counters[Cause.PREFETCH_LINE] += 1
+            came += 1
+    return came
+
+
+@kernel(inline=True)
+def _fetch_neighbour(mmu: Mmu, line: int) -> bool:
+    """Fetch a neighbour of a line that the first level missed; return whether it was not in the second."""
+    if mmu.control[Control.ADJACENT] == Adjacent.PAIR:
+        return load_line(mmu.data_cache, line ^ 1, 1) != 1
+    step = neighbour(mmu.history, line >> LINES_IN_PAGE_SHIFT, line & (LINES_IN_PAGE - 1))
+    return step != 0 and load_line(mmu.data_cache, line + step, 1) != 1
 
 
 @kernel
-def _drain(mmu: Mmu) -> int:
-    """Load all lines that wait, in order, and train the prefetchers.
+def _drain(mmu: Mmu, stream: npt.NDArray[np.int64], beside: npt.NDArray[np.int64]) -> int:
+    """Load all lines that wait, in order, train the prefetchers, and count for the stream or for what is beside it.
 
     Returns 1 or -1 if the last one is data that takes a stream out of its page upwards or downwards, else 0.
     """
     cache = mmu.data_cache
-    counters = mmu.counters
     queue = mmu.queue
     last_miss = mmu.control[Control.LAST_MISS_SET]
     trains = mmu.control[Control.STREAM_LINES] != 0 or mmu.control[Control.NEXT_PAGE] != 0
+    adjacent = mmu.control[Control.ADJACENT] != Adjacent.NONE
     seen = np.int64(0)
     leaving = np.int64(0)
     waiting = queue[0]
     for at in range(1, waiting + 1):
         seen ^= glance(cache, queue[unsigned(at + AHEAD)] >> KIND_BITS)
         line = queue[unsigned(at)] >> KIND_BITS
-        kind = queue[unsigned(at)] & ((1 << KIND_BITS) - 1)
+        kind = queue[unsigned(at)] & (BESIDE - 1)
+        others = queue[unsigned(at)] & BESIDE != 0
+        counters = beside if others else stream
         served = load_line(cache, line, 0)
         column = served if served < cache.levels else np.int64(MOST_LEVELS)
         if kind == Kind.WALK:
@@ -270,18 +288,21 @@ def _drain(mmu: Mmu) -> int:
         elif kind != Kind.PREFETCH_WALK:
             counters[unsigned(Cause.DATA_LEVEL_1 + column)] += 1
             leaving = np.int64(0)
+            if not others:
+                # Whether it follows a miss in the same set is not asked of other work.
+                place = np.int64(NO_SET) if served == 0 else first_level_set(cache, line)
+                if kind == Kind.DATA and served != 0 and place == last_miss:
+                    counters[Cause.FILL_CONFLICT] += 1
+                last_miss = place
             if served == 0:
-                last_miss = np.int64(NO_SET)
                 continue
-            place = first_level_set(cache, line)
-            if kind == Kind.DATA and place == last_miss:
-                counters[Cause.FILL_CONFLICT] += 1
-            last_miss = place
+            if adjacent and _fetch_neighbour(mmu, line):
+                counters[Cause.PREFETCH_LINE] += 1
             if trains:
                 within = line & (LINES_IN_PAGE - 1)
                 direction = train(mmu.streams, line >> LINES_IN_PAGE_SHIFT, within)
                 if direction != 0:
-                    _fetch_ahead(mmu, line, direction)
+                    counters[Cause.PREFETCH_LINE] += _fetch_ahead(mmu, line, direction)
                     if not 0 <= within + direction < LINES_IN_PAGE:
                         leaving = direction
     queue[0] = 0
@@ -291,19 +312,21 @@ def _drain(mmu: Mmu) -> int:
 
 
 @kernel(inline=True)
-def _finish(mmu: Mmu, tables: PageTables, page: int) -> bool:
+def _finish(
+    mmu: Mmu, tables: PageTables, page: int, stream: npt.NDArray[np.int64], beside: npt.NDArray[np.int64]
+) -> bool:
     """Load what waits and let the next-page prefetcher follow; return whether it walked.
 
-    ``page`` is that of the last data access.
+    ``page`` is that of the last data access, for which ``mmu`` counts; the lines are counted as in :func:`_drain`.
     """
-    direction = _drain(mmu)
+    direction = _drain(mmu, stream, beside)
     if direction == 0 or mmu.control[Control.NEXT_PAGE] == 0 or mmu.control[Control.FREE_TRANSLATION] != 0:
         return False
     before = mmu.counters[Cause.PREFETCH_WALK]
     _prefetch_page(mmu, tables, (page + direction) & PAGE_BITS)
     if mmu.counters[Cause.PREFETCH_WALK] == before:
         return False
-    _drain(mmu)
+    _drain(mmu, stream, beside)
     return True
 
 
@@ -350,39 +373,42 @@ def nothing_beside() -> Beside:
     return Beside(no_target(), np.empty(0, np.int64), 0, np.zeros(2, np.int64), np.zeros(COUNTERS, np.int64))
 
 
-@kernel
-def access_beside(mmu: Mmu, tables: PageTables, beside: Beside, count: int) -> None:
-    """Do ``count`` accesses of other work, loads; its data goes by physical address in every data mode."""
+@kernel(inline=True)
+def _access_beside(mmu: Mmu, tables: PageTables, beside: Beside) -> None:
+    """Do one access of other work, a load; its data goes by physical address in every data mode."""
     other = Mmu(
         mmu.tlb,
         mmu.walk_cache,
         mmu.data_cache,
         mmu.streams,
+        mmu.history,
         mmu.regions,
         mmu.control,
         beside.counters,
         mmu.queue,
     )
     target = beside.target
-    within = (np.int64(1) << target.shift) - 1
-    last_miss = mmu.control[Control.LAST_MISS_SET]
-    page = np.int64(0)
+    offset = beside.offsets[unsigned(beside.state[1])]
+    beside.state[1] = beside.state[1] + 1 if beside.state[1] < len(beside.offsets) - 1 else 0
+    address = np.int64(target.bases[unsigned(offset >> target.shift)]) + (offset & ((np.int64(1) << target.shift) - 1))
+    page = (address >> 12) & PAGE_BITS
+    first = mmu.queue[0] + 1
+    frame, _, _ = _translate(other, tables, page, False)
+    if frame >= 0:
+        push(mmu.queue, frame << LINES_IN_PAGE_SHIFT | ((address >> LINE_SHIFT) & (LINES_IN_PAGE - 1)), Kind.DATA)
+    mark_beside(mmu.queue, first)
+    beside.counters[Cause.DATA_ACCESS] += 1
+    mmu.counters[Cause.BACKGROUND_ACCESS] += 1
+    if _is_due(mmu, address):
+        _finish(other, tables, page, mmu.counters, beside.counters)
+
+
+@kernel
+def access_beside(mmu: Mmu, tables: PageTables, beside: Beside, count: int) -> None:
+    """Do ``count`` accesses of other work, one after another."""
     for _ in range(count):
-        offset = beside.offsets[unsigned(beside.state[1])]
-        beside.state[1] = (beside.state[1] + 1) % len(beside.offsets)
-        address = np.int64(target.bases[unsigned(offset >> target.shift)]) + (offset & within)
-        page = (address >> 12) & PAGE_BITS
-        frame, _, _ = _translate(other, tables, page, False)
-        if frame >= 0:
-            line = frame << LINES_IN_PAGE_SHIFT | ((address >> LINE_SHIFT) & (LINES_IN_PAGE - 1))
-            # Whether it follows a miss in the same set is not asked of other work.
-            push(mmu.queue, line, Kind.DATA_AFTER_MISS)
-        beside.counters[Cause.DATA_ACCESS] += 1
-        if _is_due(mmu, address):
-            _finish(other, tables, page)
-    _finish(other, tables, page)
-    mmu.control[Control.LAST_MISS_SET] = last_miss
-    mmu.counters[Cause.BACKGROUND_ACCESS] += count
+        _access_beside(mmu, tables, beside)
+    _drain(mmu, mmu.counters, beside.counters)
 
 
 @kernel
@@ -412,15 +438,13 @@ def access(
     mode = mmu.control[Control.DATA_MODE]
     neutral = mmu.control[Control.NEUTRAL_BASE]
     last = np.int64(-1)
-    page = np.int64(0)
     frame = np.int64(-1)
     repeated = 0
     for i in range(len(offsets)):
         if beside.gap > 0:
             if beside.state[0] == beside.gap:
                 beside.state[0] = 0
-                _finish(mmu, tables, page)
-                access_beside(mmu, tables, beside, 1)
+                _access_beside(mmu, tables, beside)
                 last = np.int64(-1)
             beside.state[0] += 1
         offset = offsets[i]
@@ -452,10 +476,10 @@ def access(
                 push(mmu.queue, frame << LINES_IN_PAGE_SHIFT | ((address >> LINE_SHIFT) & (LINES_IN_PAGE - 1)), kind)
             else:
                 push(mmu.queue, neutral + (offset >> LINE_SHIFT), kind)
-        if _is_due(mmu, address) and _finish(mmu, tables, page):
+        if _is_due(mmu, address) and _finish(mmu, tables, page, mmu.counters, beside.counters):
             # The prefetched page is the most recent now.
             last = np.int64(-1)
-    _finish(mmu, tables, page)
+    _drain(mmu, mmu.counters, beside.counters)
     mmu.counters[Cause.FIRST_LEVEL_TLB_HIT] += repeated
     mmu.counters[Cause.DATA_ACCESS] += len(offsets)
     if open_coded:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tests.campaigns.command import command
 from tests.campaigns.tlb import GIB, KERNEL_START, SHARING, random_sets_and_ways
 from tests.kernels.machines import MOST_FRAMES_SHIFT, PIECE, CompleteMachine, Geometry, Neighbour
-from tests.oracles.mmu import PlainLevel, PlainStructure
+from tests.oracles.mmu import BY_HISTORY, NO_NEIGHBOUR, PAIR, PlainLevel, PlainStructure
 from tests.oracles.tlb import PlainArray
 from vckernels import entry
 
@@ -200,7 +200,8 @@ def random_levels(rng: random.Random, scale: int) -> list[PlainLevel]:
         # One number of sets that is no power of two, so that neutral lines do not start beyond what a tag can say.
         power = hash_bits or rng.random() < 0.5 or any(level.sets & level.sets - 1 for level in levels)
         sets = 1 << rng.randint(hash_bits, max(hash_bits, most.bit_length() - 1)) if power else rng.randint(1, most)
-        levels.append(PlainLevel(sets, rng.randint(1, 8), hash_bits, number > 0 and rng.random() < 0.5))
+        hash_shift = rng.randint(0, sets.bit_length() - 1 - hash_bits) if hash_bits else 0
+        levels.append(PlainLevel(sets, rng.randint(1, 8), hash_bits, number > 0 and rng.random() < 0.5, hash_shift))
     return levels
 
 
@@ -288,6 +289,7 @@ def change_settings(rng: random.Random, machine: CompleteMachine, batch: int) ->
         free_translation=batch % 8 == 7,
         stream_lines=rng.choice((0, 1, 2, 4, 20, 64)),
         next_page=rng.random() < 0.5,
+        adjacent=rng.choice((NO_NEIGHBOUR, PAIR, BY_HISTORY)),
     )
 
 

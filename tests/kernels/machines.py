@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tests.oracles import mmu as oracle
 from tests.oracles.mmu import Background, CompleteMmu, PlainLevel, PlainStructure
 from tests.oracles.pagetable import Rules
 from tests.oracles.tlb import PlainArray, PlainMmu, PlainTlb
-from vckernels import datacache, entry, mmu, pagetable, tlb, walkcache
+from vckernels import datacache, entry, mmu, pagetable, prefetch, tlb, walkcache
 from vckernels.causes import Cause, Status
 
 EVENTS = (
@@ -140,6 +141,11 @@ class Geometry(NamedTuple):
     table_levels: int = 4
 
 
+ADJACENT = {
+    oracle.NO_NEIGHBOUR: prefetch.Adjacent.NONE,
+    oracle.PAIR: prefetch.Adjacent.PAIR,
+    oracle.BY_HISTORY: prefetch.Adjacent.HISTORY,
+}
 MODES = {
     "physical": mmu.DataMode.PHYSICAL,
     "colour-neutral": mmu.DataMode.COLOUR_NEUTRAL,
@@ -205,19 +211,27 @@ class CompleteMachine:
         self.set("physical")
 
     def set(
-        self, mode: str = "physical", *, free_translation: bool = False, stream_lines: int = 0, next_page: bool = False
+        self,
+        mode: str = "physical",
+        *,
+        free_translation: bool = False,
+        stream_lines: int = 0,
+        next_page: bool = False,
+        adjacent: str = "none",
     ) -> None:
         """Change the settings; what is not given is off."""
         self.plain.mode = mode
         self.plain.free_translation = free_translation
         self.plain.stream_lines = stream_lines
         self.plain.next_page = next_page
+        self.plain.adjacent = adjacent
         self.plain.neutral_base = self.neutral_base
         control = self.mmu.control
         control[mmu.Control.DATA_MODE] = MODES[mode]
         control[mmu.Control.FREE_TRANSLATION] = free_translation
         control[mmu.Control.STREAM_LINES] = stream_lines
         control[mmu.Control.NEXT_PAGE] = next_page
+        control[mmu.Control.ADJACENT] = ADJACENT[adjacent]
         control[mmu.Control.NEUTRAL_BASE] = self.neutral_base
 
     def map(

@@ -15,7 +15,7 @@ from tests.campaigns import mmu as campaign
 from tests.campaigns.mmu import CLEAN_LEAF, KERNEL_START_5, READ_ONLY_LEAF, UNUSED_TABLE
 from tests.campaigns.tlb import GIB, KERNEL_START
 from tests.kernels.machines import PIECE, CompleteMachine, Geometry, Neighbour
-from tests.oracles.mmu import PlainLevel, PlainStructure
+from tests.oracles.mmu import BY_HISTORY, NO_NEIGHBOUR, PAIR, PlainLevel, PlainStructure
 from tests.oracles.tlb import PlainArray
 from vckernels import entry
 
@@ -478,6 +478,50 @@ def test_32_streams_run_side_by_side_and_a_33rd_pushes_one_out() -> None:
     assert machine.check()["PREFETCH_LINE"] == 0
 
 
+def test_a_missed_line_brings_the_other_one_of_its_pair() -> None:
+    """Lines 0 to 5 in turn: each even one comes from memory and the odd one after it with it, from either side."""
+    machine = machine_of(Geometry(LARGE_TLB), 1, [KERNEL_START])
+    machine.set(adjacent=PAIR)
+    machine.access(np.array([0, 1, 2, 3, 5, 4]) * LINE, bases=[KERNEL_START])
+    assert data_counts(machine) == [0, 3, 0, 3]
+    assert machine.check()["PREFETCH_LINE"] == 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "fetched"),
+    [
+        ([4, 5], [4]),
+        ([5, 4], [5]),
+        ([4, 6, 5], [6]),
+        ([4, 6], []),
+        ([62, 63], [62]),
+        ([64, 63], []),
+    ],
+    ids=["previous", "next", "next before previous", "every other line", "last of the page", "first of the next"],
+)
+def test_a_missed_line_brings_the_neighbour_that_was_missed_before(lines: list[int], fetched: list[int]) -> None:
+    """Caches of one line forget all else, so that what is fetched is found where it is put: in the second level."""
+    bases = [KERNEL_START, KERNEL_START + PIECE]
+    machine = machine_of(Geometry(LARGE_TLB, levels=[PlainLevel(1, 1), PlainLevel(1, 1)]), 1, bases)
+    machine.set(adjacent=BY_HISTORY)
+    machine.access(np.array(lines) * LINE, bases=bases)
+    machine.access(np.array(fetched, int) * LINE, bases=bases)
+    assert data_counts(machine) == [0, len(fetched), 0, len(lines)]
+    machine.check()
+
+
+@pytest.mark.parametrize(("apart", "fetched"), [(1023, 1), (1024, 0)])
+def test_a_page_takes_the_place_in_the_history_of_one_1024_frames_away(apart: int, fetched: int) -> None:
+    """Line 0, a line of the other page, line 1: its neighbour is fetched if the history still knows of line 0."""
+    bases = [KERNEL_START, KERNEL_START + PIECE]
+    machine = CompleteMachine(Geometry(LARGE_TLB, levels=[PlainLevel(1, 1), PlainLevel(1, 1)]))
+    for base, frame in zip(bases, (1 << 14, (1 << 14) + apart), strict=True):
+        machine.map(base, 1, [frame])
+    machine.set(adjacent=BY_HISTORY)
+    machine.access(np.array([0, 65, 1]) * LINE, bases=bases)
+    assert machine.check()["PREFETCH_LINE"] == fetched
+
+
 @pytest.mark.parametrize("next_page", [False, True])
 def test_a_stream_that_leaves_its_page_has_the_next_translated(next_page: bool) -> None:
     """Eight pages from end to end: 8 walks, of which the prefetcher does 7 ahead of time.
@@ -603,10 +647,14 @@ def test_a_first_level_cache_is_filled_by_its_misses() -> None:
         CompleteMachine(Geometry(ONE_ENTRY, levels=[PlainLevel(8, 2, 0, True), PlainLevel(8, 8)]))
 
 
-@pytest.mark.parametrize(("sets", "hash_bits"), [(12, 2), (4, 3)])
-def test_an_index_hash_needs_sets_of_a_power_of_two_that_it_does_not_exceed(sets: int, hash_bits: int) -> None:
+@pytest.mark.parametrize(("sets", "hash_bits", "hash_shift"), [(12, 2, 0), (4, 3, 0), (16, 3, 2)])
+def test_an_index_hash_needs_sets_of_a_power_of_two_that_it_does_not_exceed(
+    sets: int, hash_bits: int, hash_shift: int
+) -> None:
     with pytest.raises(ValueError, match="hashed"):
-        CompleteMachine(Geometry(ONE_ENTRY, levels=[PlainLevel(sets, 2, hash_bits), PlainLevel(8, 8)]))
+        CompleteMachine(
+            Geometry(ONE_ENTRY, levels=[PlainLevel(sets, 2, hash_bits, False, hash_shift), PlainLevel(8, 8)])
+        )
 
 
 # Whole histories
@@ -675,9 +723,16 @@ class Histories(RuleBasedStateMachine):
         free_translation=st.sampled_from([False, False, False, True]),
         stream_lines=st.sampled_from([0, 1, 3, 64]),
         next_page=st.booleans(),
+        adjacent=st.sampled_from([NO_NEIGHBOUR, PAIR, BY_HISTORY]),
     )
-    def change(self, mode: str, free_translation: bool, stream_lines: int, next_page: bool) -> None:
-        self.machine.set(mode, free_translation=free_translation, stream_lines=stream_lines, next_page=next_page)
+    def change(self, mode: str, free_translation: bool, stream_lines: int, next_page: bool, adjacent: str) -> None:
+        self.machine.set(
+            mode,
+            free_translation=free_translation,
+            stream_lines=stream_lines,
+            next_page=next_page,
+            adjacent=adjacent,
+        )
 
     @precondition(lambda self: any(self.sizes))
     @rule(runs=RUNS, write=st.booleans(), laps=st.integers(1, 3))

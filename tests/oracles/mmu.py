@@ -11,6 +11,9 @@ as in :mod:`tests.oracles.pagetable`). The rules of the TLBs are in :mod:`tests.
 - A store that hits an entry not known to be dirty loads the leaf again and sets it dirty.
 - The stream prefetcher follows first-level misses of data accesses within a frame; two steps of one line in the same
   direction bring lines ahead into the second level, and at the frame's end the next page's translation.
+- Before that, an adjacent-line prefetcher brings one neighbour of the missed line into the second level: the other line
+  of 128 aligned bytes; or, by history, the line after or else before it, whichever this frame has missed at since it
+  took its place in the history, where a frame gives way to the next one with the same low bits.
 """
 
 from __future__ import annotations
@@ -24,12 +27,16 @@ from tests.oracles.pagetable import ACCESSED, DIRTY, LARGE, PRESENT, WRITABLE, M
 from tests.oracles.tlb import DIRECTORY, PlainSet, PlainTlb, shift
 
 STREAMS = 32
+HISTORY = 1024
 LINES = 64
 """Lines of a 4 KiB frame."""
 PAGE_BITS = (1 << 52) - 1
 FRAME_BITS = (1 << 40) - 1
 PHYSICAL, COLOUR_NEUTRAL, FIRST_LEVEL = "physical", "colour-neutral", "first-level"
 """Which lines data accesses load: those of their frames, of the stream's own space, or none."""
+
+NO_NEIGHBOUR, PAIR, BY_HISTORY = "none", "pair", "history"
+"""Which neighbour of a missed line is fetched."""
 
 
 class PlainStructure(NamedTuple):
@@ -47,6 +54,7 @@ class PlainLevel(NamedTuple):
     ways: int
     hash_bits: int = 0
     victim: bool = False
+    hash_shift: int = 0
 
 
 class Entry:
@@ -75,7 +83,7 @@ class PlainCaches:
         """Return the set of a line in a level (counted from 0)."""
         level = self.levels[number]
         above, index = divmod(line, level.sets)
-        return index ^ above % (1 << level.hash_bits)
+        return index ^ above % (1 << level.hash_bits) << level.hash_shift
 
     def insert(self, number: int, line: int) -> int | None:
         """Make a line the most recently used of its set; return the line that had to go."""
@@ -142,7 +150,7 @@ class CompleteMmu:
         Words of all tables by frame; accessed and dirty bits are set in it.
     events : Counter of str
         By the name of their cause.
-    mode, free_translation, stream_lines, next_page, neutral_base
+    mode, free_translation, stream_lines, next_page, adjacent, neutral_base
         Settings.
     """
 
@@ -172,8 +180,10 @@ class CompleteMmu:
         self.free_translation = False
         self.stream_lines = 0
         self.next_page = False
+        self.adjacent = NO_NEIGHBOUR
         self.neutral_base = 0
         self.streams: dict[int, Stream] = {}
+        self.history: dict[int, tuple[int, set[int]]] = {}
         self.missed_set: int | None = None
         self.must_be_zero = {
             (level, large): sum(1 << number for number in pagetable.must_be_zero(large << LARGE, level, rules))
@@ -339,8 +349,24 @@ class CompleteMmu:
         if first_level_hit and index == self.missed_set:
             self.events["FILL_CONFLICT"] += 1
         self.missed_set = index
+        if self.adjacent != NO_NEIGHBOUR:
+            self.fetch_neighbour(line)
         if self.stream_lines or self.next_page:
             self.train(line, page)
+
+    def fetch_neighbour(self, line: int) -> None:
+        """Bring a neighbour of a missed line into the second level, if there is one to bring."""
+        if self.adjacent == PAIR:
+            wanted = [line + 1 if line % 2 == 0 else line - 1]
+        else:
+            frame, here = divmod(line, LINES)
+            place, seen = self.history.get(frame % HISTORY, (frame, set()))
+            if place != frame:
+                seen = set()
+            wanted = [frame * LINES + near for near in (here + 1, here - 1) if near in seen]
+            self.history[frame % HISTORY] = frame, seen | {here}
+        if wanted:
+            self.events["PREFETCH_LINE"] += self.caches.load(wanted[0], first=1) > 1
 
     def train(self, line: int, page: int) -> None:
         """Follow a first-level miss."""

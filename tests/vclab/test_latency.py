@@ -12,8 +12,9 @@ KIB = 1024
 PAGE = 4096
 #: Which frames a chase gets is chance, in the model as in the measurement.
 SEEDS = range(9)
-#: Cycles of one load by footprint, measured on an EPYC Milan VM (Zen 3), 2026-11, 4K pages, best of several runs.
-SHUFFLED = {512: 11.0, 1536: 12.6, 2048: 15.6, 3072: 18.9, 4096: 19.9}
+#: Cycles of one load by footprint, measured on an EPYC Milan VM (Zen 3), 2026-11, 4K pages: the best of eight runs,
+#: each with pages of its own.
+SHUFFLED = {512: 11.0, 768: 11.0, 1024: 11.5, 1536: 12.6, 2048: 15.6, 3072: 18.9, 4096: 19.9}
 SAME = {
     64: 15.0,
     128: 15.0,
@@ -26,12 +27,25 @@ SAME = {
     3072: 26.2,
     4096: 35.8,
 }
-EVERY_LINE = {64: 12.0, 128: 12.0, 256: 12.0, 2048: 48.8, 4096: 51.8}
+EVERY_LINE = {
+    64: 12.0,
+    128: 12.0,
+    256: 12.1,
+    384: 15.6,
+    512: 23.2,
+    768: 34.3,
+    1024: 42.9,
+    1536: 47.4,
+    2048: 48.8,
+    3072: 50.7,
+    4096: 51.8,
+}
 MEASURED = [
     *(("shuffled", PAGE, kibibytes, cycles) for kibibytes, cycles in SHUFFLED.items()),
     *(("same", PAGE, kibibytes, cycles) for kibibytes, cycles in SAME.items()),
     *(("same", 64, kibibytes, cycles) for kibibytes, cycles in EVERY_LINE.items()),
 ]
+RUNS = 8
 
 
 def middle(footprint: int, stride: int = PAGE, offsets: str = "same") -> float:
@@ -39,26 +53,32 @@ def middle(footprint: int, stride: int = PAGE, offsets: str = "same") -> float:
     return chase("zen3", footprint, stride, offsets=offsets)
 
 
+def best(footprint: int, stride: int, offsets: str) -> float:
+    """Return the cycles of a load on Zen 3, the best of as many draws of frames as there were runs."""
+    costs = chase_costs("zen3", footprint, stride, "4K", offsets, 1, placements=RUNS)
+    return min(cost.cycles_per_access for cost in costs)
+
+
 def chase_cost(cpu: str, footprint: int, stride: int, page_size: str, offsets: str, seed: int) -> AccessCost:
     """Return what a single draw of frames costs."""
     return chase_costs(cpu, footprint, stride, page_size, offsets, seed, placements=1)[0]
-
-
-@pytest.mark.parametrize(("kibibytes", "measured"), [(384, 15.6), (512, 23.2), (768, 34.3), (1024, 42.9)])
-def test_just_beyond_the_second_level_exact_lru_misses_more_than_hardware(kibibytes: int, measured: float) -> None:
-    """All lines of the pages, 0.75 to 2 times the second-level cache: the one stretch that is more than a tenth off.
-
-    A cyclic chase hits nothing in an overfull set under exact LRU, where the hardware keeps part of it.
-    """
-    model = middle(kibibytes * KIB, 64)
-    assert 1.1 * measured < model < 1.5 * measured
 
 
 @pytest.mark.parametrize(("offsets", "stride", "kibibytes", "measured"), MEASURED)
 def test_the_curve_of_zen_3_is_the_measured_one_within_a_tenth(
     offsets: str, stride: int, kibibytes: int, measured: float
 ) -> None:
-    assert middle(kibibytes * KIB, stride, offsets) == pytest.approx(measured, rel=0.1)
+    assert best(kibibytes * KIB, stride, offsets) == pytest.approx(measured, rel=0.1)
+
+
+#: The median over eight runs of the best stretch of each, which no other work disturbed.
+@pytest.mark.parametrize(("kibibytes", "measured"), [(384, 17.4), (512, 25.0), (768, 39.3), (1024, 44.8)])
+def test_sets_that_lines_overfill_keep_some_of_them(kibibytes: int, measured: float) -> None:
+    """All lines of 0.75 to 2 times the second-level cache: exact LRU alone would hit nothing there.
+
+    The neighbours that the adjacent-line prefetcher brings are what is hit; without a history it brings none.
+    """
+    assert middle(kibibytes * KIB, 64) == pytest.approx(measured, rel=0.1)
 
 
 def test_the_first_level_ends_after_64_pages() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.oracles.mmu import CompleteMmu, PlainLevel, PlainStructure
+from tests.oracles.mmu import NO_NEIGHBOUR, CompleteMmu, PlainLevel, PlainStructure
 from tests.oracles.pagetable import Rules
 from tests.oracles.tlb import PlainArray, PlainTlb
 from vckernels.causes import Cause
@@ -141,6 +141,7 @@ def plain_mmu(system: System, options: MmuOptions) -> CompleteMmu:
             cache.ways.value,
             cache.hash_bits.value if cache.hash_bits else 0,
             cache.fill.value == "victim",
+            cache.hash_shift.value if cache.hash_shift else 0,
         )
         for cache in cpu.data_cache
     ]
@@ -158,6 +159,7 @@ def plain_mmu(system: System, options: MmuOptions) -> CompleteMmu:
     plain.free_translation = options.free_translation
     plain.stream_lines = cpu.prefetch.stream_lines.value if options.prefetch else 0
     plain.next_page = cpu.prefetch.next_page.value and options.prefetch
+    plain.adjacent = cpu.prefetch.adjacent_line.value if options.prefetch else NO_NEIGHBOUR
     plain.neutral_base = math.lcm(*(level.sets for level in levels)) << 40
     return plain
 

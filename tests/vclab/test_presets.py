@@ -149,6 +149,7 @@ ESTIMATED = {
         *INTEL_WALK_CACHES,
     },
     "k8": {
+        "prefetch.adjacent_line",
         "latency.first_level_fill_conflict",
         "latency.second_level_tlb_hit",
         "overlap.miss_parallelism",
@@ -166,9 +167,11 @@ ESTIMATED = {
         "data_cache.first-level.fill",
         "data_cache.second-level.fill",
         "data_cache.second-level.hash_bits",
+        "data_cache.second-level.hash_shift",
         "data_cache.third-level.fill",
         "data_cache.third-level.hash_bits",
         "data_cache.third-level.latency",
+        "prefetch.adjacent_line",
         "prefetch.stream_lines",
         "walk.tag",
         "walk_cache.page-directory-cache.ways",
@@ -212,7 +215,8 @@ def test_zen3() -> None:
     assert preset.paging.levels.value == (4,)
     assert caches("zen3") == [(32768, 8, 4, "miss"), (524288, 8, 12, "miss"), (33554432, 16, 46, "victim")]
     assert [cache.sets for cache in preset.data_cache] == [64, 1024, 32768]
-    assert [cache.hash_bits.value if cache.hash_bits else 0 for cache in preset.data_cache] == [0, 3, 3]
+    assert [cache.hash_bits.value if cache.hash_bits else 0 for cache in preset.data_cache] == [0, 4, 3]
+    assert [cache.hash_shift.value if cache.hash_shift else 0 for cache in preset.data_cache] == [0, 3, 0]
     assert preset.memory.latency.value == 285
     assert walk_caches("zen3") == [(("PDPTE", "PML4E"), 64, 64)]
     assert [array.has_directories for array in preset.tlb] == [False, True, False]
@@ -222,6 +226,7 @@ def test_zen3() -> None:
     assert latency.accessed_dirty_update.value == 20
     assert (overlap.walkers.value, overlap.loads_per_cycle.value, overlap.miss_parallelism.value) == (6, 3, 24)
     assert (preset.prefetch.stream_lines.value, preset.prefetch.next_page.value) == (4, False)
+    assert preset.prefetch.adjacent_line.value == "history"
     assert (preset.isolation.meltdown.value, preset.isolation.pcid.value) == (False, True)
 
 
@@ -251,6 +256,7 @@ def test_ice_lake() -> None:
     ]
     assert (preset.memory.latency.value, preset.walk.start.value) == (226, 8)
     assert (preset.prefetch.stream_lines.value, preset.prefetch.next_page.value) == (20, True)
+    assert preset.prefetch.adjacent_line.value == "pair"
     assert (preset.isolation.meltdown.value, preset.isolation.pcid.value) == (False, True)
 
 
@@ -449,10 +455,10 @@ def test_mangled_cpu_file_is_refused(tmp_path: Path, old: str, new: str, field: 
             "data_cache.1",
             "power of two of sets, not 768",
         ),
-        ("zen3", "hash_bits = { value = 3,", "hash_bits = { value = 11,", "data_cache.1", "11 hash bits are more"),
+        ("zen3", "hash_bits = { value = 4,", "hash_bits = { value = 8,", "data_cache.1", "8 hash bits from bit 3"),
         (
             "zen3",
-            "hash_bits = { value = 3,",
+            "hash_bits = { value = 4,",
             "hash_bits = { value = 0,",
             "data_cache.1.hash_bits.value",
             "greater than 0",

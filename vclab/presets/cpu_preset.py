@@ -103,7 +103,8 @@ class DataCache(Model):
     """One data cache level with lines of 64 bytes; ``latency`` is cycles from load to use.
 
     ``miss``: a line comes in when it is missed. ``victim``: a line comes in when the level above evicts it.
-    Set index = line mod sets; with ``hash_bits`` it is XORed with that many of the bits just above the index.
+    Set index = line mod sets; with ``hash_bits`` it is XORed, from bit ``hash_shift`` of it on, with that many of the
+    bits just above the index.
     """
 
     name: Literal["first-level", "second-level", "third-level"]
@@ -112,6 +113,7 @@ class DataCache(Model):
     latency: Sourced[Quantity]
     fill: Sourced[Literal["miss", "victim"]]
     hash_bits: Sourced[Count] | None = None
+    hash_shift: Sourced[WholeNumber] | None = None
 
     @model_validator(mode="after")
     def _whole_sets(self) -> Self:
@@ -122,8 +124,11 @@ class DataCache(Model):
         if self.hash_bits is not None:
             if self.sets & (self.sets - 1):
                 raise ValueError(f"hash_bits needs a power of two of sets, not {self.sets}")
-            if 1 << self.hash_bits.value > self.sets:
-                raise ValueError(f"{self.hash_bits.value} hash bits are more than the index of {self.sets} sets has")
+            shift = self.hash_shift.value if self.hash_shift else 0
+            if 1 << self.hash_bits.value + shift > self.sets:
+                raise ValueError(
+                    f"{self.hash_bits.value} hash bits from bit {shift} on exceed the index of {self.sets} sets"
+                )
         return self
 
     @property
@@ -161,9 +166,14 @@ class Overlap(Model):
 
 
 class Prefetch(Model):
-    """Lines that the stream prefetcher fetches ahead inside a 4K page (0: none), and if it goes on to the next page."""
+    """Lines that the stream prefetcher fetches ahead inside a 4K page (0: none), and if it goes on to the next page.
+
+    ``adjacent_line`` is the neighbour of a missed line that comes with it: of its ``pair``, aligned to 128 bytes, or
+    the next or previous one by ``history``.
+    """
 
     stream_lines: Sourced[WholeNumber]
+    adjacent_line: Sourced[Literal["none", "pair", "history"]]
     next_page: Sourced[Switch]
 
 

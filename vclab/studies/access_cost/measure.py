@@ -64,7 +64,7 @@ ASSUMPTIONS = (
 )
 
 LEFT_OUT = (
-    "Coalescing of neighbouring TLB entries; prefetchers but for the two of the presets; what speculation loads. "
+    "Coalescing of neighbouring TLB entries; prefetchers but for those of the presets; what speculation loads. "
     "Prefetched lines arrive at once and bandwidth is unlimited, so sequential streams are cheaper here than on a "
     "real CPU; walks of the next-page prefetcher cost nothing. Exact LRU everywhere: real caches miss less just "
     "beyond their capacity. POWER9, on which the published pair of huge vmalloc was measured: its misses include "
