@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels.causes import COUNTERS, Cause, Status
+from vckernels.framelist import push_head, push_tail, unlink
 from vckernels.jit import kernel, unsigned
 
 MAX_ORDER = 10
@@ -43,6 +44,10 @@ INSIDE = -1
 """State of a frame that is not the first of any block."""
 HOLE = -2
 """State of a frame that does not exist or never was the allocator's."""
+ISOLATED = -3
+"""State of a free frame that compaction has taken off its list and not used yet."""
+PER_CPU = -16
+"""The first frame of a block on a per-CPU list holds ``PER_CPU - 4 * order - migratetype``."""
 ALLOCATED = 32
 """An allocated block's first frame holds ``ALLOCATED + 16 * migratetype + order``; a free one's, its order."""
 
@@ -50,12 +55,13 @@ ALLOCATED = 32
 class Buddy(NamedTuple):
     """One zone: 9 bytes a frame, and one a pageblock.
 
-    Lists are circular; list ``order * TYPES + migratetype`` has its sentinel at index ``frames + list``.
+    Lists are circular; list ``order * TYPES + migratetype`` has its sentinel at index ``frames + list``. More lists of
+    the same frames, as per-CPU lists, have theirs behind.
 
     Attributes
     ----------
-    next, prev : int32[frames + LISTS]
-        Neighbours on the free list, valid for first frames of free blocks and for sentinels.
+    next, prev : int32[frames + LISTS + lists]
+        Neighbours on the list that a frame is on, and those of sentinels (:mod:`vckernels.framelist`).
     state : int8[frames]
         What starts at each frame: a free block's order, ``ALLOCATED + ...``, ``INSIDE`` or ``HOLE``.
     pageblock : int8[ceil(frames / 512)]
@@ -77,7 +83,9 @@ class Buddy(NamedTuple):
     options: npt.NDArray[np.int64]
 
 
-def new_buddy(frames: int, migratetype: int = Migratetype.MOVABLE, merge_likely_to_tail: bool = True) -> Buddy:
+def new_buddy(
+    frames: int, migratetype: int = Migratetype.MOVABLE, merge_likely_to_tail: bool = True, lists: int = 0
+) -> Buddy:
     """Return a zone of holes: nothing is free until blocks are added with :func:`free_at_boot`.
 
     Parameters
@@ -88,8 +96,10 @@ def new_buddy(frames: int, migratetype: int = Migratetype.MOVABLE, merge_likely_
         Type of every pageblock at first; Linux boots with all movable.
     merge_likely_to_tail : bool
         The tail placement rule, for ablation.
+    lists : int
+        How many lists of frames there are beside the free lists.
     """
-    links = np.arange(frames + LISTS, dtype=np.int32)
+    links = np.arange(frames + LISTS + lists, dtype=np.int32)
     return Buddy(
         next=links,
         prev=links.copy(),
@@ -104,12 +114,7 @@ def new_buddy(frames: int, migratetype: int = Migratetype.MOVABLE, merge_likely_
 @kernel(inline=True)
 def insert_head(buddy: Buddy, frame: int, order: int, migratetype: int) -> None:
     """Put a block at the head of its list. Mutates links, state and list length."""
-    sentinel = len(buddy.state) + order * TYPES + migratetype
-    first = np.int64(buddy.next[unsigned(sentinel)])
-    buddy.next[unsigned(frame)] = first
-    buddy.prev[unsigned(frame)] = sentinel
-    buddy.prev[unsigned(first)] = frame
-    buddy.next[unsigned(sentinel)] = frame
+    push_head(buddy.next, buddy.prev, len(buddy.state) + order * TYPES + migratetype, frame)
     buddy.state[unsigned(frame)] = order
     buddy.free_blocks[unsigned(order), unsigned(migratetype)] += 1
 
@@ -117,12 +122,7 @@ def insert_head(buddy: Buddy, frame: int, order: int, migratetype: int) -> None:
 @kernel(inline=True)
 def insert_tail(buddy: Buddy, frame: int, order: int, migratetype: int) -> None:
     """Put a block at the tail of its list. Mutates links, state and list length."""
-    sentinel = len(buddy.state) + order * TYPES + migratetype
-    last = np.int64(buddy.prev[unsigned(sentinel)])
-    buddy.prev[unsigned(frame)] = last
-    buddy.next[unsigned(frame)] = sentinel
-    buddy.next[unsigned(last)] = frame
-    buddy.prev[unsigned(sentinel)] = frame
+    push_tail(buddy.next, buddy.prev, len(buddy.state) + order * TYPES + migratetype, frame)
     buddy.state[unsigned(frame)] = order
     buddy.free_blocks[unsigned(order), unsigned(migratetype)] += 1
 
@@ -130,10 +130,7 @@ def insert_tail(buddy: Buddy, frame: int, order: int, migratetype: int) -> None:
 @kernel(inline=True)
 def remove(buddy: Buddy, frame: int, order: int) -> None:
     """Take a free block off its list. Mutates links, state and list length."""
-    before = np.int64(buddy.prev[unsigned(frame)])
-    after = np.int64(buddy.next[unsigned(frame)])
-    buddy.next[unsigned(before)] = after
-    buddy.prev[unsigned(after)] = before
+    unlink(buddy.next, buddy.prev, frame)
     buddy.state[unsigned(frame)] = INSIDE
     buddy.free_blocks[unsigned(order), unsigned(buddy.pageblock[unsigned(frame >> PAGEBLOCK_ORDER)])] -= 1
 
