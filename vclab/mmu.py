@@ -255,6 +255,7 @@ class Mmu:
     def _forget_misses(self) -> None:
         """Let no earlier miss train a prefetcher or be in the way of a fill."""
         self.state.streams.slots[:, Slot.FRAME] = -1
+        self.state.history.frames[:] = -1
         self.state.control[Control.LAST_MISS_SET] = mmu_kernels.NO_SET
 
     def entries(self, page_size: str = "4K") -> list[int]:

@@ -39,16 +39,3 @@ def unlink(following: npt.NDArray[np.int32], preceding: npt.NDArray[np.int32], f
     after = np.int64(following[unsigned(frame)])
     following[unsigned(before)] = after
     preceding[unsigned(after)] = before
-
-
-@kernel(inline=True)
-def rotate_to_head(
-    following: npt.NDArray[np.int32], preceding: npt.NDArray[np.int32], sentinel: int, frame: int
-) -> None:
-    """Turn a list so that a frame on it becomes its head, the order round the ring unchanged."""
-    unlink(following, preceding, sentinel)
-    before = np.int64(preceding[unsigned(frame)])
-    preceding[unsigned(sentinel)] = before
-    following[unsigned(sentinel)] = frame
-    following[unsigned(before)] = sentinel
-    preceding[unsigned(frame)] = sentinel
