@@ -241,6 +241,35 @@ class Ageing:
         ticks = len(self.population.wheel)
         return bool(kernels.age(self.population, self.zone.buddy, self.rng, rate, replaced, ticks, bounds))
 
+    def pass_operations(self, operations: int, low: float = 0.3, high: float = 0.7) -> None:
+        """Age by at least so many arrivals and deaths: fill to a free share ``low``, let run empty to ``high``, again.
+
+        Raises
+        ------
+        ConfigurationError
+            If the wheel of time ends first.
+        """
+        buddy = self.zone.buddy
+        managed = self.zone.managed
+        filling = True
+        clock = self.population.clock
+        started = int(clock[Clock.ARRIVALS] + clock[Clock.DEATHS])
+        per_tick = max(1, int(self.law.rate * self.zone.frames))
+        bounds = Bounds(-1, _NEVER, int(low * managed), _NEVER, 0, -1, -1, -1, -1)
+        emptying = bounds._replace(free_at_most=-1, free_at_least=int(high * managed))
+        while (left := operations - int(clock[Clock.ARRIVALS] + clock[Clock.DEATHS]) + started) > 0:
+            rate = int(self.law.rate * self.zone.frames * (1 << 20)) if filling else 0
+            replaced = 0 if filling else int(REPLACED * (1 << 20))
+            ticks = max(1, left // (2 * per_tick))
+            limits = bounds if filling else emptying
+            if kernels.age(self.population, buddy, self.rng, rate, replaced, ticks, limits):
+                filling = not filling
+            elif clock[Clock.TICK] + 1 >= len(self.population.wheel):
+                raise ConfigurationError(
+                    f"simulated time ends after {operations - left:,} of {operations:,} operations on a machine of "
+                    "this size; ask for fewer, or a longer tail"
+                )
+
     @property
     def summary(self) -> dict[str, float]:
         """What ageing did: simulated seconds, arrivals, deaths, arrivals that found no block."""

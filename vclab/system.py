@@ -493,6 +493,33 @@ class System:
         ageing.reach(Goal(order, unusable, free, zone.managed))
         return ageing.summary
 
+    def age(self, operations: int, source: str = DEFAULT_RECORDING, tail: str = "hour") -> dict[str, float]:
+        """Age memory by at least so many allocations and frees, between 30 % and 70 % free.
+
+        Parameters
+        ----------
+        operations : int
+            Arrivals and deaths of blocks.
+        source, tail : str
+            As in :meth:`fragment`.
+
+        Returns
+        -------
+        dict
+            Simulated seconds, arrivals, deaths and failed arrivals.
+
+        Raises
+        ------
+        ConfigurationError
+            If the time that is simulated ends before: a small machine has few allocations in an hour.
+        """
+        if operations < 0:
+            raise ConfigurationError(f"cannot age by {operations} operations; use 0 or more")
+        ageing = Ageing(self.memory.zone, learn(source), np.random.default_rng([self.seed, 0]), tail)
+        ageing.settle(keep=self._owned())
+        ageing.pass_operations(operations)
+        return ageing.summary
+
     def _owned(self) -> npt.NDArray[np.bool_]:
         """Return which frames of the zone start a block that this system itself holds."""
         zone = self.memory.zone

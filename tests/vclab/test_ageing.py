@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vckernels import ageing as kernels
 from vckernels.replay import Stream
-from vclab import ageing
+from vclab import GFP_KERNEL, System, ageing
 from vclab.errors import ConfigurationError, FragmentationNotReached
 from vclab.memory import empty_zone, unusable_free_index
 
@@ -104,3 +104,26 @@ def test_a_goal_out_of_reach_says_how_near_it_came() -> None:
 def test_unknown_tail_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="never, hour, day"):
         ageing.Ageing(empty_zone(1024), ageing.learn("compile"), np.random.default_rng(1), tail="week")
+
+
+def test_age_makes_the_operations_asked_for_and_leaves_memory_whole() -> None:
+    system = System(memory="64MiB", seed=3)
+    held = system.alloc_pages(3, GFP_KERNEL)
+    done = system.age(50_000, tail="day")
+    operations = done["arrivals"] + done["deaths"]
+    # Whole ticks pass, each with a few arrivals and what dies in it.
+    assert 50_000 <= operations <= 51_000
+    assert 0.25 <= system.memory.free_share <= 0.75
+    assert system.memory.zone.audit() == 0
+    assert system.pages == [held]
+    system.free_pages(held)
+    again = System(memory="64MiB", seed=3)
+    again.alloc_pages(3, GFP_KERNEL)
+    assert again.age(50_000, tail="day") == done
+
+
+def test_age_says_when_time_ends_first() -> None:
+    with pytest.raises(ConfigurationError, match="of 100,000,000 operations"):
+        System(memory="64MiB").age(100_000_000, tail="never")
+    with pytest.raises(ConfigurationError, match="cannot age by -1 operations"):
+        System(memory="64MiB").age(-1)
