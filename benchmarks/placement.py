@@ -26,6 +26,7 @@ from vckernels import placement as kernels
 from vckernels.buddy import MAX_ORDER, PAGEBLOCK_FRAMES, PAGEBLOCK_ORDER, Buddy
 from vckernels.causes import Status
 from vckernels.placement import Placement
+from vclab.fragmentation import write_histograms
 
 USED = 57_609
 """2 MiB frames that are filled: 29.50 M frames. Twice the 17,363,262 frames that were free after the first published
@@ -127,7 +128,7 @@ def write(result: Run, out: Path) -> None:
     lines = ["order,threads,iter,allocs,small,huge"]
     lines += [f"0,1,{i},{REPLACED},{f},{h}" for i, (f, h) in enumerate(zip(result.free, result.huge, strict=True))]
     (out / f"{name}.csv").write_text("\n".join(lines) + "\n")
-    result.histogram.astype("<u2").tofile(out / f"{name}-histogram.u16")
+    write_histograms(out / f"{name}-histogram.u16", result.histogram)
 
 
 def draw(results: Sequence[Run], scale: Fraction, out: Path) -> None:

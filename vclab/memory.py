@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels import buddy as buddy_kernels
-from vckernels import claim
+from vckernels import claim, histogram
 from vckernels.buddy import MAX_ORDER, ORDERS, TYPES, Buddy, Migratetype
 from vckernels.causes import Status
 from vclab.errors import ConfigurationError, InvalidFree
+from vclab.fragmentation import fragmentation_index, unusable_free_index
 from vclab.state import copied
 
 FRAMES_PER_BLOCK = 1 << MAX_ORDER
@@ -112,6 +113,12 @@ class Zone:
         ascending = np.argsort(frames)
         return frames[ascending] + self.first_frame, orders[ascending]
 
+    def free_histogram(self) -> npt.NDArray[np.uint16]:
+        """Return the free frames of each 2 MiB, uint16[pageblocks], 0 to 512 each."""
+        free = np.empty(len(self.buddy.pageblock), np.uint16)
+        histogram.count_free_frames(self.buddy, free)
+        return free
+
     def audit(self) -> int:
         """Return 0 if every frame is in exactly one state and all lists are whole, else which check failed."""
         return int(claim.audit(self.buddy, np.zeros((ORDERS, TYPES), np.int64)))
@@ -164,52 +171,6 @@ class Memory:
     def copy(self) -> Memory:
         """Return independent memory in the same state."""
         return Memory([zone.copy() for zone in self.zones])
-
-
-def _counts(free_blocks: npt.ArrayLike, order: int) -> list[int]:
-    blocks = [int(count) for count in np.asarray(free_blocks)]
-    if not 0 <= order < len(blocks):
-        raise ConfigurationError(f"order {order} does not exist; orders are 0 to {len(blocks) - 1}")
-    return blocks
-
-
-def fragmentation_index(free_blocks: npt.ArrayLike, order: int) -> float:
-    """Return why a request of this order fails: 0 for lack of memory, 1 for fragmentation, -1 if it would not.
-
-    Parameters
-    ----------
-    free_blocks : array_like
-        Free blocks by order, [11].
-    order : int
-        The request.
-
-    Notes
-    -----
-    Linux ``mm/vmstat.c``: ``__fragmentation_index``, with its integer arithmetic in thousandths.
-    """
-    blocks = _counts(free_blocks, order)
-    frames = sum(count << high for high, count in enumerate(blocks))
-    total = sum(blocks)
-    if total == 0:
-        return 0.0
-    if any(blocks[order:]):
-        return -1.0
-    return (1000 - (1000 + frames * 1000 // (1 << order)) // total) / 1000
-
-
-def unusable_free_index(free_blocks: npt.ArrayLike, order: int) -> float:
-    """Return the share of free frames that lie in blocks too small for a request, 0 to 1; 1 if nothing is free.
-
-    Notes
-    -----
-    Gorman and Whitcroft, OLS 2006; Linux ``mm/vmstat.c``: ``unusable_free_index``, in thousandths.
-    """
-    blocks = _counts(free_blocks, order)
-    frames = sum(count << high for high, count in enumerate(blocks))
-    usable = sum(count << high for high, count in enumerate(blocks) if high >= order)
-    if frames == 0:
-        return 1.0
-    return (frames - usable) * 1000 // frames / 1000
 
 
 def empty_zone(frames: int) -> Zone:

@@ -15,10 +15,11 @@ from vclab.ageing import Ageing, Goal, learn
 from vclab.background import Background, BackgroundState, place_background
 from vclab.compound import CompoundAllocator, CompoundPage, find_policy
 from vclab.errors import ConfigurationError
+from vclab.fragmentation import extfrag_for_order, fragmentation_index, unusable_free_index
 from vclab.gfp import Gfp
 from vclab.ledger import AccessCost, Ledger, no_counts, price_access
 from vclab.mapping import DirectMap, PageTables, VmallocArea
-from vclab.memory import FRAMES_PER_BLOCK, Memory, empty_zone, fragmentation_index, unusable_free_index
+from vclab.memory import FRAMES_PER_BLOCK, Memory, empty_zone
 from vclab.mmu import Mmu, MmuOptions
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.recorded import recorded_zone
@@ -541,6 +542,14 @@ class System:
     def unusable_free_index(self, order: int) -> float:
         """Return the share of free frames in blocks too small for an order, 0 to 1."""
         return unusable_free_index(self.memory.zone.free_blocks, order)
+
+    def extfrag_for_order(self, order: int) -> int:
+        """Return the share of free frames in blocks too small for an order in percent, 0 if nothing is free."""
+        return extfrag_for_order(self.memory.zone.free_blocks, order)
+
+    def free_histogram(self) -> npt.NDArray[np.uint16]:
+        """Return the free frames of each 2 MiB of all zones, in order of address, uint16[n], 0 to 512 each."""
+        return np.concatenate([zone.free_histogram() for zone in self.memory.zones])
 
     @property
     def ledger(self) -> Ledger:

@@ -1,22 +1,15 @@
-"""Zones by absolute frame numbers, and the two fragmentation indices against recorded kernels."""
+"""Zones by absolute frame numbers."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vckernels import buddy as kernels
 from vckernels.causes import Cause
 from vclab.errors import ConfigurationError, InvalidFree
-from vclab.memory import Memory, Migratetype, Zone, empty_zone, fragmentation_index, unusable_free_index
+from vclab.memory import Memory, Migratetype, Zone
 
-RECORDED = Path(__file__).parents[3] / "shared" / "data" / "linux-6.18-maps"
-ORDERS = 11
 FIRST = 1 << 20
 
 
@@ -143,88 +136,3 @@ def test_memory_sums_over_its_zones() -> None:
     twin = memory.copy()
     twin.zone.allocate(10, Migratetype.MOVABLE)
     assert memory.buddyinfo().tolist() == info.tolist()
-
-
-# Indices
-
-
-def read_table(path: Path, number: type) -> dict[str, list[float]]:
-    """Return the columns of each zone's line of a /proc or debugfs file."""
-    lines = re.findall(r"^Node 0, zone\s+(\S+)\s+(.*)$", path.read_text(encoding="ascii"), re.MULTILINE)
-    assert lines
-    return {zone: [number(word) for word in words.split()] for zone, words in lines}
-
-
-needs_recording = pytest.mark.skipif(
-    not RECORDED.is_dir(), reason="recorded buddyinfo and extfrag files are not shipped; they lie in ../shared/data"
-)
-
-
-@needs_recording
-@pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize(
-    ("kind", "index"), [("extfrag_index", fragmentation_index), ("unusable_index", unusable_free_index)]
-)
-def test_indices_equal_the_kernels_in_all_three_digits(number: int, kind: str, index: object) -> None:
-    """Linux 6.18's debugfs files beside the buddyinfo of the same moment."""
-    counts = read_table(RECORDED / f"frag_{number}_buddyinfo.txt", int)
-    recorded = read_table(RECORDED / f"frag_{number}_{kind}.txt", float)
-    assert counts.keys() == recorded.keys()
-    for zone, row in recorded.items():
-        assert len(row) == ORDERS
-        assert [index(counts[zone], order) for order in range(ORDERS)] == row  # type: ignore[operator]
-
-
-def test_fragmentation_index_by_hand() -> None:
-    """0 would be lack of memory and 1 fragmentation; -1 where the request would succeed."""
-    assert fragmentation_index([0] * 11, 3) == 0.0
-    assert fragmentation_index([5, 0, 0, 1] + [0] * 7, 3) == -1.0
-    assert fragmentation_index([1] + [0] * 10, 10) == pytest.approx(0.0, abs=0.001)
-    # 1000 single frames for order 3: 1 - (1 + 1000 / 8) / 1000, in integers: 1000 - (1000 + 125000) / 1000.
-    assert fragmentation_index([1000] + [0] * 10, 3) == 0.874
-    assert fragmentation_index([0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0], 10) == 0.25
-
-
-def test_unusable_free_index_by_hand() -> None:
-    assert unusable_free_index([0] * 11, 0) == 1.0
-    assert unusable_free_index([7] + [0] * 10, 0) == 0.0
-    assert unusable_free_index([7] + [0] * 10, 1) == 1.0
-    # Of 3 + 2 * 8 + 1024 frames, 19 are too small for order 4: 18.2 thousandths, cut off.
-    assert unusable_free_index([3, 0, 0, 2] + [0] * 6 + [1], 4) == 0.018
-
-
-@given(
-    counts=st.lists(st.integers(0, 10**6), min_size=ORDERS, max_size=ORDERS),
-    order=st.integers(0, 10),
-)
-def test_indices_keep_to_their_definitions(counts: list[int], order: int) -> None:
-    """Each is its formula over fractions, cut to thousandths, and never leaves its range."""
-    frames = sum(count << high for high, count in enumerate(counts))
-    usable = sum(count << high for high, count in enumerate(counts[order:], start=order))
-    unusable = unusable_free_index(counts, order)
-    assert 0.0 <= unusable <= 1.0
-    if frames:
-        assert 0 <= (1 - usable / frames) - unusable < 0.0010001
-    index = fragmentation_index(counts, order)
-    assert index == -1.0 or 0.0 <= index <= 1.0
-    if usable:
-        assert index == -1.0
-    elif frames:
-        exact = 1 - (1 + frames / (1 << order)) / sum(counts)
-        # Two divisions lose at most a thousandth together.
-        assert abs(index - max(exact, 0)) <= 0.0020001
-
-
-def test_indices_take_what_a_zone_gives() -> None:
-    zone = empty_zone(2048)
-    assert unusable_free_index(zone.free_blocks, 10) == 0.0
-    zone.allocate(0, Migratetype.MOVABLE)
-    assert unusable_free_index(zone.free_blocks, 10) == 0.499
-    assert fragmentation_index(zone.free_blocks, 10) == -1.0
-
-
-def test_an_order_that_does_not_exist_has_no_index() -> None:
-    for index in (fragmentation_index, unusable_free_index):
-        for order in (-1, 11):
-            with pytest.raises(ConfigurationError, match="orders are 0 to 10"):
-                index(np.zeros(11, np.int64), order)
