@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from vckernels.allocflags import NOFRAGMENT
 from vckernels.buddy import (
     ALLOCATED,
     INSIDE,
@@ -42,9 +43,6 @@ FALLBACKS = np.array(
 
 MODE_NORMAL, MODE_CLAIM, MODE_STEAL = 0, 1, 2
 """Where ``__rmqueue`` starts; kept from page to page during one per-CPU refill."""
-
-NOFRAGMENT = 1
-"""Allocation flag: take no fallback block smaller than a pageblock (``ALLOC_NOFRAGMENT``)."""
 
 
 @kernel(inline=True)
