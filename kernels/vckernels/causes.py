@@ -27,6 +27,10 @@ class Status(IntEnum):
     """No address range is large enough."""
     NO_CAPACITY = 9
     """The arrays are full; the owner grows them and asks again."""
+    ON_LIST = 10
+    """The page is on one of reclaim's lists."""
+    NOT_ON_LIST = 11
+    """The page is on none of reclaim's lists."""
 
 
 class Cause(IntEnum):
@@ -119,6 +123,12 @@ class Cause(IntEnum):
     """Requests to flush a range of kernel addresses page by page."""
     INTERRUPT = 49
     """Rounds of interrupts that made all other CPUs flush."""
+    PAGE_ACTIVATION = 50
+    """Frames whose page went from an inactive to an active list."""
+    PAGE_DEACTIVATION = 51
+    """Frames whose page went from an active to an inactive list."""
+    PAGE_SPLIT = 52
+    """Pages of several frames that were made into pages of one."""
 
 
 COUNTERS = len(Cause)

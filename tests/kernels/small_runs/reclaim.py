@@ -1,0 +1,24 @@
+"""Pages on reclaim's lists, in a zone of 64 frames."""
+
+import numpy as np
+
+from vckernels import buddy, claim, pages
+
+zone = buddy.new_buddy(64, lists=pages.LRU_LISTS)
+buddy.free_at_boot(zone, np.zeros(1, np.int64), np.full(1, 6, np.int8), True)
+data = pages.new_pages(64)
+frames = np.empty(64, np.int64)
+frame = claim.allocate_one(zone, 2, 1)
+pages.add_page(zone, data, frame, 0, 0)
+pages.mark_used(zone, data, frame)
+pages.activate_page(zone, data, frame)
+pages.deactivate_page(zone, data, frame)
+pages.lock_page(zone, data, frame, True)
+pages.touch_pages(data, np.array([frame]), True)
+pages.read_lru(zone, 0, frames)
+pages.oldest_page(zone, 4)
+pages.audit_pages(zone, data)
+pages.hold_page(zone, data, frame)
+pages.split_held_page(zone, data, frame)
+pages.put_page(zone, data, frame, False)
+pages.release_page(zone, data, frame)
