@@ -1,10 +1,13 @@
-"""The buddy allocator of one zone, with Linux 6.18's list placement.
+"""The buddy allocator of one zone, with the list placement of Linux 6.18 or of 2.6.23 and 2.6.24.
 
 Free blocks of order 0..10 lie on one doubly linked list per order and migratetype. A block is split by
 putting the upper half at the head of the next lower list; a freed block merges with its free buddies, and
 what results goes to the tail when its parent's buddy is free (it may soon merge again), else to the head.
 Rules: Linux 6.18 ``mm/page_alloc.c``: ``expand``, ``__free_one_page``, ``buddy_merge_likely``,
 ``split_large_buddy``. The list a free block lies on is always its pageblock's migratetype.
+
+What was otherwise in 2007 is a matter of :class:`~vckernels.rules.Option`: everything went to the head, and blocks
+stayed on the list that they were put on, whatever became of their pageblock's type (``mm/page_alloc.c`` of 2.6.24).
 
 Frames are numbered from the zone's first frame, which is aligned to the largest order.
 """
@@ -20,6 +23,7 @@ import numpy.typing as npt
 from vckernels.causes import COUNTERS, Cause, Status
 from vckernels.framelist import push_head, push_tail, unlink
 from vckernels.jit import kernel, unsigned
+from vckernels.rules import Option, new_options
 
 MAX_ORDER = 10
 ORDERS = MAX_ORDER + 1
@@ -34,6 +38,7 @@ class Migratetype(IntEnum):
     MOVABLE = 1
     RECLAIMABLE = 2
     HIGHATOMIC = 3
+    """Reserved for atomic requests of high orders; in 2.6.24 for want of anything else (``MIGRATE_RESERVE``)."""
     ISOLATE = 4
 
 
@@ -53,7 +58,7 @@ ALLOCATED = 32
 
 
 class Buddy(NamedTuple):
-    """One zone: 9 bytes a frame, and one a pageblock.
+    """One zone: 9 bytes a frame (10 where lists do not follow pageblocks), and one a pageblock.
 
     Lists are circular; list ``order * TYPES + migratetype`` has its sentinel at index ``frames + list``. More lists of
     the same frames, as per-CPU lists, have theirs behind.
@@ -70,8 +75,10 @@ class Buddy(NamedTuple):
         Length of each list.
     counters : int64[COUNTERS]
         Events by :class:`~vckernels.causes.Cause`.
-    options : int64[1]
-        ``[0]``: 1 if blocks likely to merge go to the tail (Linux since 2.6.35), 0 if all go to the head.
+    options : int64[OPTIONS]
+        Rules by :class:`~vckernels.rules.Option`.
+    list_types : int8[frames] or int8[0]
+        Migratetype of the list that each free block's first frame is on; empty where it is its pageblock's.
     """
 
     next: npt.NDArray[np.int32]
@@ -81,10 +88,15 @@ class Buddy(NamedTuple):
     free_blocks: npt.NDArray[np.int64]
     counters: npt.NDArray[np.int64]
     options: npt.NDArray[np.int64]
+    list_types: npt.NDArray[np.int8]
 
 
 def new_buddy(
-    frames: int, migratetype: int = Migratetype.MOVABLE, merge_likely_to_tail: bool = True, lists: int = 0
+    frames: int,
+    migratetype: int = Migratetype.MOVABLE,
+    merge_likely_to_tail: bool = True,
+    lists: int = 0,
+    options: npt.NDArray[np.int64] | None = None,
 ) -> Buddy:
     """Return a zone of holes: nothing is free until blocks are added with :func:`free_at_boot`.
 
@@ -95,10 +107,14 @@ def new_buddy(
     migratetype : int
         Type of every pageblock at first; Linux boots with all movable.
     merge_likely_to_tail : bool
-        The tail placement rule, for ablation.
+        The tail placement rule of Linux 6.18's options, for ablation.
     lists : int
         How many lists of frames there are beside the free lists.
+    options : int64[OPTIONS], optional
+        Other rules than Linux 6.18's, copied.
     """
+    options = new_options(merge_likely_to_tail) if options is None else options.copy()
+    own_types = frames if options[Option.GROUPED] and not options[Option.LISTS_FOLLOW_PAGEBLOCKS] else 0
     links = np.arange(frames + LISTS + lists, dtype=np.int32)
     return Buddy(
         next=links,
@@ -107,24 +123,40 @@ def new_buddy(
         pageblock=np.full((frames + PAGEBLOCK_FRAMES - 1) // PAGEBLOCK_FRAMES, migratetype, np.int8),
         free_blocks=np.zeros((ORDERS, TYPES), np.int64),
         counters=np.zeros(COUNTERS, np.int64),
-        options=np.array([merge_likely_to_tail], np.int64),
+        options=options,
+        list_types=np.zeros(own_types, np.int8),
     )
+
+
+@kernel(inline=True)
+def list_type(buddy: Buddy, frame: int) -> int:
+    """Return the migratetype of the list that a free block's first frame is on."""
+    if len(buddy.list_types) > 0:
+        return np.int64(buddy.list_types[unsigned(frame)])
+    return np.int64(buddy.pageblock[unsigned(frame >> PAGEBLOCK_ORDER)])
+
+
+@kernel(inline=True)
+def _count_in(buddy: Buddy, frame: int, order: int, migratetype: int) -> None:
+    """Note that a block starts at a frame and lies on a list. Mutates state, list length and type."""
+    buddy.state[unsigned(frame)] = order
+    buddy.free_blocks[unsigned(order), unsigned(migratetype)] += 1
+    if len(buddy.list_types) > 0:
+        buddy.list_types[unsigned(frame)] = migratetype
 
 
 @kernel(inline=True)
 def insert_head(buddy: Buddy, frame: int, order: int, migratetype: int) -> None:
     """Put a block at the head of its list. Mutates links, state and list length."""
     push_head(buddy.next, buddy.prev, len(buddy.state) + order * TYPES + migratetype, frame)
-    buddy.state[unsigned(frame)] = order
-    buddy.free_blocks[unsigned(order), unsigned(migratetype)] += 1
+    _count_in(buddy, frame, order, migratetype)
 
 
 @kernel(inline=True)
 def insert_tail(buddy: Buddy, frame: int, order: int, migratetype: int) -> None:
     """Put a block at the tail of its list. Mutates links, state and list length."""
     push_tail(buddy.next, buddy.prev, len(buddy.state) + order * TYPES + migratetype, frame)
-    buddy.state[unsigned(frame)] = order
-    buddy.free_blocks[unsigned(order), unsigned(migratetype)] += 1
+    _count_in(buddy, frame, order, migratetype)
 
 
 @kernel(inline=True)
@@ -132,7 +164,7 @@ def remove(buddy: Buddy, frame: int, order: int) -> None:
     """Take a free block off its list. Mutates links, state and list length."""
     unlink(buddy.next, buddy.prev, frame)
     buddy.state[unsigned(frame)] = INSIDE
-    buddy.free_blocks[unsigned(order), unsigned(buddy.pageblock[unsigned(frame >> PAGEBLOCK_ORDER)])] -= 1
+    buddy.free_blocks[unsigned(order), unsigned(list_type(buddy, frame))] -= 1
 
 
 @kernel(inline=True)
@@ -151,10 +183,10 @@ def expand(buddy: Buddy, frame: int, high: int, low: int, migratetype: int) -> N
 
 
 @kernel(inline=True)
-def take(buddy: Buddy, frame: int, high: int, low: int, list_type: int, requested_type: int) -> int:
+def take(buddy: Buddy, frame: int, high: int, low: int, rest_type: int, requested_type: int) -> int:
     """Take a block off its list, keep its low end of order ``low``, give the rest back; return its frame."""
     remove(buddy, frame, high)
-    expand(buddy, frame, high, low, list_type)
+    expand(buddy, frame, high, low, rest_type)
     buddy.state[unsigned(frame)] = ALLOCATED + 16 * requested_type + low
     buddy.counters[Cause.ALLOCATION] += 1
     return frame
@@ -183,19 +215,20 @@ def is_free(buddy: Buddy, frame: int, order: int) -> bool:
 def merge_and_insert(buddy: Buddy, frame: int, order: int) -> None:
     """Merge a block (on no list) with its free buddies and put it on its list. Rule: ``__free_one_page``."""
     migratetype = np.int64(buddy.pageblock[unsigned(frame >> PAGEBLOCK_ORDER)])
+    follow = buddy.options[Option.LISTS_FOLLOW_PAGEBLOCKS] != 0
     merges = 0
     while order < MAX_ORDER:
         other = frame ^ (1 << order)
         if not is_free(buddy, other, order):
             break
-        if order >= PAGEBLOCK_ORDER:
+        if follow and order >= PAGEBLOCK_ORDER:
             other_type = np.int64(buddy.pageblock[unsigned(other >> PAGEBLOCK_ORDER)])
             if other_type != migratetype and (
                 migratetype >= Migratetype.HIGHATOMIC or other_type >= Migratetype.HIGHATOMIC
             ):
                 break
         remove(buddy, other, order)
-        if order >= PAGEBLOCK_ORDER:
+        if follow and order >= PAGEBLOCK_ORDER:
             buddy.pageblock[unsigned(other >> PAGEBLOCK_ORDER)] = migratetype
         buddy.state[unsigned(frame)] = INSIDE
         frame &= other
@@ -203,7 +236,7 @@ def merge_and_insert(buddy: Buddy, frame: int, order: int) -> None:
         merges += 1
     buddy.counters[Cause.MERGE] += merges
     parent_buddy = (frame & ~(1 << order)) ^ (1 << (order + 1))
-    if buddy.options[0] and order < MAX_ORDER - 1 and is_free(buddy, parent_buddy, order + 1):
+    if buddy.options[Option.MERGE_LIKELY_TO_TAIL] and order < MAX_ORDER - 1 and is_free(buddy, parent_buddy, order + 1):
         insert_tail(buddy, frame, order, migratetype)
     else:
         insert_head(buddy, frame, order, migratetype)
@@ -222,7 +255,7 @@ def give_back(buddy: Buddy, frame: int, order: int) -> int:
     """Free an allocated block and return a :class:`~vckernels.causes.Status`.
 
     Refused and without effect: a frame outside the zone, a block that is not allocated (a double free), an
-    order that is not the block's. Blocks above a pageblock are freed a pageblock at a time, as
+    order that is not the block's. Where lists follow pageblocks, larger blocks are freed a pageblock at a time, as
     ``split_large_buddy`` does.
     """
     if frame < 0 or frame >= len(buddy.state) or order < 0 or order > MAX_ORDER:
@@ -233,7 +266,7 @@ def give_back(buddy: Buddy, frame: int, order: int) -> int:
     if state & 15 != order:
         return Status.WRONG_ORDER
     buddy.counters[Cause.FREE] += 1
-    if order <= PAGEBLOCK_ORDER:
+    if order <= PAGEBLOCK_ORDER or not buddy.options[Option.LISTS_FOLLOW_PAGEBLOCKS]:
         merge_and_insert(buddy, frame, order)
     else:
         buddy.state[unsigned(frame)] = INSIDE
@@ -262,14 +295,14 @@ def take_at(buddy: Buddy, frame: int, order: int, migratetype: int) -> int:
     for high in range(order, ORDERS):
         first = frame & ~((1 << high) - 1)
         if buddy.state[unsigned(first)] == high:
-            list_type = np.int64(buddy.pageblock[unsigned(first >> PAGEBLOCK_ORDER)])
+            old_type = list_type(buddy, first)
             remove(buddy, first, high)
             for half in range(high - 1, order - 1, -1):
                 upper = first + (1 << half)
                 if frame < upper:
-                    insert_head(buddy, upper, half, list_type)
+                    insert_head(buddy, upper, half, old_type)
                 else:
-                    insert_head(buddy, first, half, list_type)
+                    insert_head(buddy, first, half, old_type)
                     first = upper
             buddy.counters[Cause.SPLIT] += high - order
             buddy.state[unsigned(frame)] = ALLOCATED + 16 * migratetype + order

@@ -129,6 +129,22 @@ class Cause(IntEnum):
     """Frames whose page went from an active to an inactive list."""
     PAGE_SPLIT = 52
     """Pages of several frames that were made into pages of one."""
+    RESERVE_BLOCK = 53
+    """Blocks taken from the reserve because no other type had one (``MIGRATE_RESERVE``)."""
+    PER_CPU_ALLOCATION = 54
+    """Blocks handed out from a per-CPU list."""
+    PER_CPU_FREE = 55
+    """Blocks put on a per-CPU list."""
+    PER_CPU_REFILL = 56
+    """Times that a per-CPU list was filled from the free lists."""
+    PER_CPU_DRAIN = 57
+    """Times that blocks of per-CPU lists went back to the free lists."""
+    WATERMARK_MISS = 58
+    """Zones passed over because a request would not have kept their watermark."""
+    HIGHATOMIC_RESERVE = 59
+    """Pageblocks reserved for atomic requests of high orders."""
+    HIGHATOMIC_RELEASE = 60
+    """Pageblocks given back from that reserve."""
 
 
 COUNTERS = len(Cause)

@@ -1,5 +1,7 @@
 """Which migratetype serves a request: own lists, then claiming, then stealing, by Linux 6.18's rules.
 
+Releases whose rules are others are told by the zone's options and served from :mod:`vckernels.fallback_2_6_24`.
+
 ``__rmqueue`` tries the request's own lists; then claims the largest fallback block it may, retyping whole
 pageblocks (``__rmqueue_claim``, ``try_to_claim_block``, ``should_try_claim_block``); then steals the smallest
 fallback block that fits and leaves its pageblock's type alone (``__rmqueue_steal``).
@@ -24,12 +26,15 @@ from vckernels.buddy import (
     first_block,
     give_back,
     insert_tail,
+    list_type,
     remove,
     take,
     take_smallest,
 )
 from vckernels.causes import Cause, Status
+from vckernels.fallback_2_6_24 import take_from_others
 from vckernels.jit import kernel, unsigned
+from vckernels.rules import Fallback, Option
 
 #: Row = requested migratetype, columns = the types it falls back to, in order (``fallbacks`` in page_alloc.c).
 FALLBACKS = np.array(
@@ -164,6 +169,17 @@ def steal(buddy: Buddy, order: int, migratetype: int) -> int:
     return -1
 
 
+@kernel
+def _allocate_as_in_2007(buddy: Buddy, order: int, migratetype: int) -> int:
+    """Allocate from other types' lists by the rules before claims, if any; return the frame or -1."""
+    frame = np.int64(-1)
+    if buddy.options[Option.FALLBACK] == Fallback.MOVE_LARGEST and migratetype < len(FALLBACKS):
+        frame = take_from_others(buddy, order, migratetype)
+    if frame < 0:
+        buddy.counters[Cause.ALLOCATION_FAILURE] += 1
+    return frame
+
+
 @kernel(inline=True)
 def allocate(buddy: Buddy, order: int, migratetype: int, flags: int, mode: int) -> tuple[int, int]:
     """Allocate one block; return its first frame and the mode to go on with. Rule: ``__rmqueue``.
@@ -173,16 +189,21 @@ def allocate(buddy: Buddy, order: int, migratetype: int, flags: int, mode: int) 
     buddy : Buddy
         Mutated, unless the frame returned is -1: no block could serve the request.
     order, migratetype : int
-        The request. Types above 2 have no fallbacks: only their own lists serve them.
+        The request. Types above 2 have no fallbacks: only their own lists serve them. The type is nothing to a release
+        without migratetypes.
     flags : int
         ``NOFRAGMENT`` or 0.
     mode : int
         Where to start. A request, or a refill of many pages, begins with ``MODE_NORMAL``.
     """
+    if not buddy.options[Option.GROUPED]:
+        migratetype = np.int64(Migratetype.UNMOVABLE)
     if mode == MODE_NORMAL or migratetype >= len(FALLBACKS):
         frame = take_smallest(buddy, order, migratetype)
         if frame >= 0:
             return frame, MODE_NORMAL
+    if buddy.options[Option.FALLBACK] != Fallback.CLAIM_OR_STEAL:
+        return _allocate_as_in_2007(buddy, order, migratetype), MODE_NORMAL
     if migratetype >= len(FALLBACKS):
         buddy.counters[Cause.ALLOCATION_FAILURE] += 1
         return -1, mode
@@ -318,6 +339,7 @@ def audit(buddy: Buddy, lengths: npt.NDArray[np.int64]) -> int:
     (int64[ORDERS, TYPES]) is overwritten with the number of free blocks found in the zone.
     """
     lengths[:] = 0
+    follow = buddy.options[Option.LISTS_FOLLOW_PAGEBLOCKS] != 0
     frame = 0
     total = len(buddy.state)
     while frame < total:
@@ -336,9 +358,9 @@ def audit(buddy: Buddy, lengths: npt.NDArray[np.int64]) -> int:
             if buddy.state[inside] != INSIDE:
                 return 1
         if state < ALLOCATED:
-            migratetype = np.int64(buddy.pageblock[frame >> PAGEBLOCK_ORDER])
+            migratetype = list_type(buddy, frame)
             lengths[order, migratetype] += 1
-            if order > PAGEBLOCK_ORDER and buddy.pageblock[(frame >> PAGEBLOCK_ORDER) + 1] != migratetype:
+            if follow and order > PAGEBLOCK_ORDER and buddy.pageblock[(frame >> PAGEBLOCK_ORDER) + 1] != migratetype:
                 return 3
             other = frame ^ (1 << order)
             if order < PAGEBLOCK_ORDER and other < total and buddy.state[other] == order:
@@ -353,7 +375,7 @@ def audit(buddy: Buddy, lengths: npt.NDArray[np.int64]) -> int:
             while node != sentinel:
                 if node >= total or buddy.state[node] != order or buddy.prev[node] != before:
                     return 4
-                if buddy.pageblock[node >> PAGEBLOCK_ORDER] != migratetype:
+                if list_type(buddy, node) != migratetype:
                     return 3
                 before = node
                 node = np.int64(buddy.next[node])

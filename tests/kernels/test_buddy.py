@@ -22,6 +22,8 @@ UNMOVABLE, MOVABLE, RECLAIMABLE, HIGHATOMIC, ISOLATE = Migratetype
 class Histories(RuleBasedStateMachine):
     """Anything a caller may do, right or wrong, to a zone of any size and any mix of pageblock types."""
 
+    release = "6.18"
+
     @initialize(
         frames=st.sampled_from([700, 1024, 1536, 2048, 2348, 4096, 5121]) | st.integers(1, 3000),
         kinds=st.lists(st.sampled_from([MOVABLE, MOVABLE, MOVABLE, UNMOVABLE, RECLAIMABLE, HIGHATOMIC, ISOLATE])),
@@ -36,7 +38,7 @@ class Histories(RuleBasedStateMachine):
         holes = range(min(start, frames), min(start + size, frames)) if hole else range(0)
         blocks = -(-frames // PAGEBLOCK_FRAMES)
         types = {block: int(kind) for block, kind in enumerate(kinds[:blocks])}
-        self.pair = Pair(frames, types, tail_rule, holes, boot_to_tail)
+        self.pair = Pair(frames, types, tail_rule, holes, boot_to_tail, self.release)
 
     orders = st.integers(0, MAX_ORDER) | st.integers(0, 3)
     kinds = st.sampled_from([0, 1, 2])
@@ -111,6 +113,16 @@ class Histories(RuleBasedStateMachine):
 
 Histories.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestHistories = Histories.TestCase
+
+
+class Histories2624(Histories):
+    """The same under the rules of 2.6.24, reserved and isolated pageblocks among the others."""
+
+    release = "2.6.24"
+
+
+Histories2624.TestCase.settings = settings(max_examples=30, stateful_step_count=30)
+TestHistories2624 = Histories2624.TestCase
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -7,10 +7,12 @@ import random
 import numpy as np
 
 from tests.oracles.buddy import NORMAL, PlainBuddy
+from tests.oracles.buddy_2007 import PlainBuddy2623, PlainBuddy2624
 from vckernels import buddy as kernels
 from vckernels import claim
 from vckernels.buddy import INSIDE, MAX_ORDER, ORDERS, PAGEBLOCK_FRAMES, TYPES, Buddy
 from vckernels.causes import Cause, Status
+from vckernels.rules import new_options, options_2_6_23, options_2_6_24
 
 EVENTS = (
     Cause.ALLOCATION,
@@ -23,7 +25,14 @@ EVENTS = (
     Cause.CLAIM_REFUSED,
     Cause.CLAIM_MOVED_FRAMES,
     Cause.STEAL,
+    Cause.RESERVE_BLOCK,
 )
+#: Options of each release, and the plain zone that goes by its rules.
+RELEASES = {
+    "6.18": (new_options, PlainBuddy),
+    "2.6.24": (options_2_6_24, PlainBuddy2624),
+    "2.6.23": (options_2_6_23, PlainBuddy2623),
+}
 
 
 def read_list(zone: Buddy, order: int, migratetype: int) -> list[int]:
@@ -58,9 +67,16 @@ class Pair:
         tail_rule: bool = True,
         holes: range = range(0),
         boot_to_tail: bool = True,
+        release: str = "6.18",
+        lists: int = 0,
     ) -> None:
-        self.kernel = kernels.new_buddy(frames, merge_likely_to_tail=tail_rule)
-        self.plain = PlainBuddy(frames, tail_rule=tail_rule)
+        options, plain = RELEASES[release]
+        kind = kernels.Migratetype.UNMOVABLE if release == "2.6.23" else kernels.Migratetype.MOVABLE
+        if release == "6.18":
+            self.kernel = kernels.new_buddy(frames, kind, tail_rule, lists)
+        else:
+            self.kernel = kernels.new_buddy(frames, kind, lists=lists, options=options())
+        self.plain = plain(frames, int(kind), tail_rule)
         for block, kind in (types or {}).items():
             self.kernel.pageblock[block] = self.plain.types[block] = kind
         blocks = whole_blocks(frames, holes)
@@ -165,6 +181,8 @@ class Pair:
         for order, migratetype in np.argwhere(lengths).tolist():
             self.blocks(order, migratetype)
         self.types()
+        for (order, kind), frames in self.plain.lists.items():
+            assert all(kernels.list_type(self.kernel, frame) == kind for frame in frames), order
         # First frames of blocks: a free block's order, or 32 + 16 * migratetype + order.
         states = np.full(len(self.kernel.state), INSIDE)
         states[list(self.plain.free)] = list(self.plain.free.values())

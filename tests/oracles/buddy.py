@@ -51,6 +51,10 @@ class PlainBuddy:
         """Return the migratetype of the pageblock around a frame."""
         return self.types[frame >> PAGEBLOCK]
 
+    def list_of(self, frame: int) -> int:
+        """Return the type of the list that a free block is on: its pageblock's."""
+        return self.type_of(frame)
+
     def insert(self, frame: int, order: int, kind: int, tail: bool = False) -> None:
         """Put a block on a list."""
         self.free[frame] = order
@@ -60,9 +64,9 @@ class PlainBuddy:
             self.lists[order, kind].appendleft(frame)
 
     def unlink(self, frame: int) -> int:
-        """Take a free block off its list, which its pageblock's type names; return its order."""
+        """Take a free block off its list; return its order."""
         order = self.free.pop(frame)
-        self.lists[order, self.type_of(frame)].remove(frame)
+        self.lists[order, self.list_of(frame)].remove(frame)
         return order
 
     # Allocation
@@ -190,7 +194,7 @@ class PlainBuddy:
                 break
         else:
             return "NOT_FREE"
-        kind = self.type_of(first)
+        kind = self.list_of(first)
         self.unlink(first)
         while high > order:
             high -= 1
