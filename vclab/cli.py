@@ -33,6 +33,7 @@ app = App(
         vclab run --quick                # the same in seconds, small machine
         vclab run fallback --set cpu=k8 --set seeds=10 --out results
         vclab replay compile --check     # is the real allocator foreseen?
+        vclab record OUT -- make -j4     # record this machine at work (root)
         vclab list
     """,
     help_format="plaintext",
@@ -310,6 +311,47 @@ def replay(recording: str, /, *, check: Annotated[bool, Parameter(negative="")] 
         table.add_row(one.name, rate, limit, result, f"{one.what} ({one.detail})")
     _console().print(table)
     return BELOW_THRESHOLD if check and not all(one.passed for one in checks) else DONE
+
+
+@app.command
+def record(
+    out: Path,
+    /,
+    *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    buffer: str | None = None,
+) -> int:
+    """Record this machine's page allocator while a command runs. Needs Linux, root and tracefs.
+
+    For example:
+
+        vclab record my-machine -- make -j4
+        vclab replay my-machine --check
+
+    What is kept: every event of the zones' free lists, the first requests for pages, compaction, vmalloc and
+    reclaim, and all free blocks before and after. No names or numbers of processes.
+
+    Parameters
+    ----------
+    out
+        The folder to make.
+    command
+        What to run, after --.
+    buffer
+        Size of each CPU's trace buffer, like 64MiB; without it, for the highest rate seen and the memory there is.
+    """
+    from vclab.record import record as record_machine
+    from vclab.units import parse_bytes
+
+    summary = record_machine(out, command, _say, None if buffer is None else parse_bytes(buffer, "--buffer"))
+    for line in summary.lines():
+        print(line)
+    print(f"recording: {out}   check it: vclab replay {out} --check")
+    return DONE
+
+
+def _say(line: str) -> None:
+    """Tell in a line what goes on, beside the results."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _console() -> Console:

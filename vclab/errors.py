@@ -44,5 +44,9 @@ class RecordingError(VclabError):
     """A recording that is missing, damaged, hostile or of another layout."""
 
 
+class HostError(VclabError):
+    """This machine cannot be looked at: a right, a file of the kernel or free memory is missing."""
+
+
 class OutputError(VclabError):
     """A place for results that cannot be written, or results that cannot be read back."""

@@ -101,7 +101,7 @@ def allocated_blocks(first: int, end: int, free: BlockMap, runs: FlagRuns | None
     compound_starts = (starts + lengths - 1)[heads]
     tail_frames = np.zeros(leaders.size, dtype=np.int64)
     np.add.at(tail_frames, group[in_compound], lengths[in_compound])
-    frames, orders, piece_of = _aligned_pieces(compound_starts, 1 + tail_frames[heads[leaders]])
+    frames, orders, piece_of = aligned_pieces(compound_starts, 1 + tail_frames[heads[leaders]])
     single = ~in_compound
     single_counts = (lengths - heads)[single]
     single_frames = _ranges(starts[single], single_counts)
@@ -141,7 +141,7 @@ def _ranges(starts: Frames, counts: Frames) -> Frames:
     return np.repeat(starts - skipped, counts) + np.arange(int(counts.sum()), dtype=np.int64)
 
 
-def _aligned_pieces(starts: Frames, lengths: Frames) -> tuple[Frames, NDArray[np.int8], Frames]:
+def aligned_pieces(starts: Frames, lengths: Frames) -> tuple[Frames, NDArray[np.int8], Frames]:
     """Cut stretches of frames into the fewest aligned blocks of order 0 to 10.
 
     Returns
