@@ -145,6 +145,12 @@ class Cause(IntEnum):
     """Pageblocks reserved for atomic requests of high orders."""
     HIGHATOMIC_RELEASE = 60
     """Pageblocks given back from that reserve."""
+    FREE_SCANNED = 61
+    """Frames and list entries that compaction's free scanner looked at."""
+    ISOLATED_FREE = 62
+    """Free frames that it took as targets."""
+    COMPACT_DEFERRED = 63
+    """Times that compaction was put off because it had failed before."""
 
 
 COUNTERS = len(Cause)

@@ -158,6 +158,10 @@ class PagedPair:
 
     # Comparing
 
+    def blocks(self, order: int, migratetype: int = 1) -> list[int]:
+        """Return one of the plain zone's free lists, head first."""
+        return list(self.plain.lists[order, migratetype])
+
     @property
     def listed(self) -> list[int]:
         """First frames of pages on lists."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vckernels import buddy, claim, pages
+from vckernels import buddy, claim, compactcontrol, freescan, pages, watermark
 
 zone = buddy.new_buddy(64, lists=pages.LRU_LISTS)
 buddy.free_at_boot(zone, np.zeros(1, np.int64), np.full(1, 6, np.int8), True)
@@ -22,3 +22,18 @@ pages.hold_page(zone, data, frame)
 pages.split_held_page(zone, data, frame)
 pages.put_page(zone, data, frame, False)
 pages.release_page(zone, data, frame)
+
+limits = watermark.new_limits()
+state = compactcontrol.new_compaction(64)
+state.run[compactcontrol.RunField.ORDER] = 3
+state.run[compactcontrol.RunField.MIGRATE_HELD] = 1
+frame = freescan.take_target(zone, limits, state, 0)
+compactcontrol.hold_first(zone, state, frame, 0)
+compactcontrol.release_held(zone, state)
+compactcontrol.reset_positions(zone, state)
+compactcontrol.scanners_met(state)
+compactcontrol.clear_hints(zone, data, state)
+compactcontrol.defer(state, 3)
+compactcontrol.is_deferred(zone, state, 3)
+compactcontrol.reset_deferral(state, 3, True)
+compactcontrol.is_restarting(state, 3)
