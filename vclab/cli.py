@@ -34,6 +34,7 @@ app = App(
         vclab run fallback --set cpu=k8 --set seeds=10 --out results
         vclab replay compile --check     # is the real allocator foreseen?
         vclab record OUT -- make -j4     # record this machine at work (root)
+        vclab snapshot                   # its memory now, and who would pay what
         vclab list
     """,
     help_format="plaintext",
@@ -346,6 +347,47 @@ def record(
     for line in summary.lines():
         print(line)
     print(f"recording: {out}   check it: vclab replay {out} --check")
+    return DONE
+
+
+@app.command
+def snapshot(out: Path | None = None, /, *, cpu: str = "zen3", linux: str = "6.18") -> int:
+    """Show this machine's free memory now, and what each policy would pay here. Needs Linux, root and tracefs.
+
+    For example:
+
+        vclab snapshot
+        vclab snapshot now --cpu skylake-sp
+
+    Parameters
+    ----------
+    out
+        A folder to make with what was seen, as a recording without events; without it nothing is kept.
+    cpu, linux
+        Presets whose prices the verdict uses.
+    """
+    import contextlib
+    import tempfile
+
+    from vclab import presets, tables, verdict
+    from vclab import run as runner
+    from vclab.files import new_folder
+    from vclab.host.watch import require
+    from vclab.snapshot import take
+
+    presets.cpu(cpu)
+    presets.linux(linux)
+    require()
+    with contextlib.ExitStack() as stack:
+        kept = contextlib.nullcontext(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vclab-snapshot-"))))
+        folder = stack.enter_context(kept if out is None else new_folder(out, "a snapshot"))
+        tables.print_snapshot(_console(), take(folder))
+        if not runner.compiled_already():
+            print("compiling kernels, once, about 40 s", file=sys.stderr, flush=True)
+        system = verdict.snapshot_system(folder, cpu, linux)
+        tables.print_verdict(_console(), system, verdict.ask(system))
+    if out is not None:
+        print(f'snapshot: {out}   in Python: vclab.System(memory="recorded", recording="{out}")')
     return DONE
 
 

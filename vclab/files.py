@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,3 +47,41 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OutputError(f"cannot write {path}: {error.strerror or error}; check the folder and its space") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(out: Path, what: str) -> Iterator[Path]:
+    """Give a temporary folder beside ``out`` that takes its place when the block ends well, and goes when it does not.
+
+    Parameters
+    ----------
+    out : Path
+        The folder to make.
+    what : str
+        What it is for, for messages: ``a recording``.
+
+    Raises
+    ------
+    OutputError
+        If ``out`` is there already and not an empty folder, or its place cannot be written.
+    """
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OutputError(f"{out} is there already; name a new folder")
+        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        why = f"cannot write {what} to {out}: {error.strerror or error}"
+        raise OutputError(f"{why}; name a folder that can be made") from error
+    try:
+        try:
+            yield made
+            made.chmod(0o755)
+            made.replace(out)
+        except OSError as error:
+            why = f"cannot write {what} to {out}: {error.strerror or error}"
+            raise OutputError(f"{why}; check the folder and its space") from error
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    finally:
+        # Again, in case a signal came inside the first.
+        shutil.rmtree(made, ignore_errors=True)

@@ -10,10 +10,12 @@
 ``*_buddyinfo_before.txt``           the same, read just before the frame flags; may be missing
 ===================================  ===================================================================
 
-A recording is about the zone that most events hit. Where that zone ends is not written anywhere: its span in
-zoneinfo goes on over memory that is not plugged in or was never initialised. The end is therefore the last
-frame that a free block, an event or telling frame flags touch, and not less than the managed frames need,
-rounded up to a block of order 10.
+A folder without a stream and without files of the end is a snapshot: a recording that ends as it begins.
+
+A recording is about the zone that most events hit; without events, about the one that requests try first. Where that
+zone ends is not written anywhere: its span in zoneinfo goes on over memory that is not plugged in or was never
+initialised. The end is therefore the last frame that a free block, an event or telling frame flags touch, and not less
+than the managed frames need, rounded up to a block of order 10.
 """
 
 from __future__ import annotations
@@ -39,6 +41,17 @@ from vclab.recordings.recording import (
 )
 from vclab.recordings.refusal import reading, refusal
 
+_KERNEL_ZONES = ("DMA", "DMA32", "Normal")
+_NO_EVENTS = ZoneStream(
+    time_us=np.empty(0, np.uint32),
+    operation=np.empty(0, np.uint8),
+    order=np.empty(0, np.uint8),
+    migratetype=np.empty(0, np.int8),
+    cpu=np.empty(0, np.uint8),
+    frame=np.empty(0, np.int64),
+    extra=np.empty(0, np.uint16),
+)
+
 
 @dataclass(frozen=True, eq=False)
 class _Snapshot:
@@ -63,11 +76,12 @@ def read_folder(folder: Path) -> Recording:
     zone_names = read_buddyinfo(before_path).zone_names
     snapshot = _read_snapshot(folder / "pre_snapshot.npz")
     post_path = folder / "post_snapshot.npz"
+    stream_path = folder / "zone_stream.npz"
     with reading(post_path):
         post = _read_snapshot(post_path) if post_path.exists() else None
+        moment = not stream_path.exists() and not any(folder.glob("post_*"))
     snapshots = [snapshot] if post is None else [snapshot, post]
-    stream_path = folder / "zone_stream.npz"
-    stream = _read_stream(stream_path, max(seen.npfn for seen in snapshots))
+    stream = _NO_EVENTS if moment else _read_stream(stream_path, max(seen.npfn for seen in snapshots))
 
     zone = _busiest_zone(zones, stream, folder / "pre_zoneinfo.txt")
     end = _zone_end(zone, snapshots, stream, folder)
@@ -93,7 +107,7 @@ def read_folder(folder: Path) -> Recording:
         events_elsewhere=int(inside.size - np.count_nonzero(inside)),
         zone_names=zone_names,
         buddyinfo_before=_counts_of_zones(before_path, zone_names),
-        buddyinfo_after=_counts_of_zones(folder / "post_buddyinfo.txt", zone_names),
+        buddyinfo_after=_counts_of_zones(before_path if moment else folder / "post_buddyinfo.txt", zone_names),
         buddyinfo_start=_optional_counts_of_zones(folder / "pre_buddyinfo_before.txt", zone_names),
         buddyinfo_end=_optional_counts_of_zones(folder / "post_buddyinfo_before.txt", zone_names),
         type_names=types.type_names,
@@ -170,14 +184,15 @@ def _read_stream(path: Path, npfn: int) -> ZoneStream:
 
 
 def _busiest_zone(zones: list[ZoneInfo], stream: ZoneStream, path: Path) -> ZoneInfo:
-    """Return the zone that most events hit; among equals, the one with most managed frames."""
+    """Return the zone that most events hit; among equals, the one that requests of kernel memory try first."""
     candidates = [zone for zone in zones if zone.spanned]
     if not candidates:
         raise refusal("no zone with frames", path, "a zone should have spanned frames and a start_pfn")
 
-    def hits(zone: ZoneInfo) -> tuple[int, int]:
+    def hits(zone: ZoneInfo) -> tuple[int, bool, int, int]:
         within = (stream.frame >= zone.start_pfn) & (stream.frame < zone.start_pfn + zone.spanned)
-        return int(np.count_nonzero(within)), zone.managed
+        rank = _KERNEL_ZONES.index(zone.name) if zone.name in _KERNEL_ZONES else -1
+        return int(np.count_nonzero(within)), zone.managed > 0, rank, zone.managed
 
     return max(candidates, key=hits)
 

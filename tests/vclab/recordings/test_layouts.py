@@ -18,6 +18,7 @@ from tests.vclab.recordings.small import (
     assert_tiles,
     differing,
     free_mask,
+    refused,
     replayed,
     snapshot_columns,
     stream_columns,
@@ -143,3 +144,18 @@ def test_recordings_import_no_compiler() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_a_folder_of_one_moment_is_a_recording_without_events(folder: Path) -> None:
+    for name in ("zone_stream.npz", "post_snapshot.npz", "post_buddyinfo.txt", "post_buddyinfo_before.txt"):
+        (folder / name).unlink()
+    recording = recordings.load(folder)
+    assert recording.zone_name == "Normal"
+    assert recording.stream.frame.size == 0 and recording.free_after is None
+    assert (recording.buddyinfo_after == recording.buddyinfo_before).all()
+    assert_tiles(recording)
+
+
+def test_a_stream_that_is_missing_beside_files_of_the_end_is_missed(folder: Path) -> None:
+    (folder / "zone_stream.npz").unlink()
+    refused(folder, r"zone_stream\.npz")
