@@ -151,6 +151,10 @@ class Cause(IntEnum):
     """Free frames that it took as targets."""
     COMPACT_DEFERRED = 63
     """Times that compaction was put off because it had failed before."""
+    MIGRATE_SCANNED = 64
+    """Frames and list entries that compaction's migrate scanner looked at."""
+    ISOLATED_SOURCE = 65
+    """Frames of pages that it took off reclaim's lists."""
 
 
 COUNTERS = len(Cause)

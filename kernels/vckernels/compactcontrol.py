@@ -21,6 +21,7 @@ from vckernels.buddy import (
     ORDERS,
     PAGEBLOCK_FRAMES,
     PAGEBLOCK_ORDER,
+    TYPES,
     Buddy,
     Migratetype,
     merge_and_insert,
@@ -105,6 +106,8 @@ class RunField(IntEnum):
     """Free frames held as targets [``nr_freepages``]."""
     MIGRATE_HELD = 16
     """Frames of pages waiting for a target [``nr_migratepages``]."""
+    PAGES_HELD = 17
+    """How many pages wait."""
 
 
 ZONE_FIELDS = len(ZoneField)
@@ -125,7 +128,7 @@ class Compaction(NamedTuple):
     first, last : int64[ORDERS]
         Ends of each list of held free blocks, -1 where empty. Nothing is held between runs.
     sources : int64[512]
-        First frames of the pages that wait for a target, oldest first; ``run[MIGRATE_HELD]`` counts their frames.
+        First frames of the pages that wait for a target, as many as ``run[PAGES_HELD]``, the last taken last.
     targets : int64[1024]
         Scratch: where pages go, and pages that came of splitting.
     """
@@ -188,6 +191,15 @@ def scanners_met(compaction: Compaction) -> bool:
     """Return whether the free scanner is in the migrate scanner's pageblock or below (``compact_scanners_met``)."""
     free_block = compaction.run[RunField.FREE_AT] >> PAGEBLOCK_ORDER
     return free_block <= compaction.run[RunField.MIGRATE_AT] >> PAGEBLOCK_ORDER
+
+
+@kernel(inline=True)
+def has_blocks(buddy: Buddy, order: int) -> bool:
+    """Return whether any list of an order has a block."""
+    for migratetype in range(TYPES):
+        if buddy.free_blocks[unsigned(order), unsigned(migratetype)] > 0:
+            return True
+    return False
 
 
 # Held free blocks

@@ -29,6 +29,7 @@ from vckernels.compactcontrol import (
     CompactMode,
     RunField,
     ZoneField,
+    has_blocks,
     hints_allow,
     hold_first,
     hold_last,
@@ -135,15 +136,6 @@ def rotate_to_head(buddy: Buddy, order: int, frame: int) -> None:
 
 
 @kernel(inline=True)
-def _has_blocks(buddy: Buddy, order: int) -> bool:
-    """Return whether any list of an order has a block."""
-    for migratetype in range(TYPES):
-        if buddy.free_blocks[unsigned(order), unsigned(migratetype)] > 0:
-            return True
-    return False
-
-
-@kernel(inline=True)
 def _next_search_order(compaction: Compaction, order: int) -> int:
     """Return the order to search next, downwards and round, or -1 after the last. Rule: ``next_search_order``."""
     run = compaction.run
@@ -200,7 +192,7 @@ def fast_isolate(buddy: Buddy, limits: npt.NDArray[np.int64], compaction: Compac
     scanned = 0
     order = run[RunField.SEARCH_ORDER]
     while chosen < 0 and order >= 0:
-        if not _has_blocks(buddy, order):
+        if not has_blocks(buddy, order):
             order = _next_search_order(compaction, order)
             continue
         looked_at = 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 
 from tests.kernels.pagedzones import PagedPair
 from tests.oracles.compaction import PlainCompaction, PlainLimits
-from vckernels import compactcontrol, freescan
-from vckernels.buddy import ISOLATED, ORDERS
+from tests.oracles.pages import PlainPage
+from vckernels import compactcontrol, freescan, migratescan
+from vckernels.buddy import ISOLATED, ORDERS, Migratetype
 from vckernels.compactcontrol import RunField, ZoneField
 from vckernels.watermark import new_limits
 
@@ -112,6 +115,36 @@ class CompactedPair(PagedPair):
         assert highest == self.plain_compaction.release()
         return int(highest)
 
+    def isolate_sources(self, start: int, end: int) -> None:
+        """Take pages of part of a pageblock off their lists."""
+        migratescan.isolate_sources(self.buddy, self.pages, self.compaction, start, end)
+        self.plain_compaction.scan_pageblock(start, end)
+
+    def isolate_migrate(self) -> bool:
+        """Run the migrate scanner."""
+        found = migratescan.isolate_migrate(self.buddy, self.pages, self.compaction)
+        assert found == self.plain_compaction.scan_migrate()
+        return bool(found)
+
+    def find_pageblock(self) -> int:
+        """Run the fast search for sources."""
+        at = migratescan.find_pageblock(self.buddy, self.compaction)
+        assert at == self.plain_compaction.fast_source()
+        return int(at)
+
+    def put_sources_back(self) -> int:
+        """Put waiting pages back."""
+        frames = migratescan.put_sources_back(self.buddy, self.pages, self.compaction)
+        assert frames == self.plain_compaction.put_back()
+        return int(frames)
+
+    @property
+    def sources(self) -> list[int]:
+        """First frames of waiting pages, the last taken last, the same in both."""
+        waiting = self.compaction.sources[: self.run("pages_held")].tolist()
+        assert waiting == self.plain_compaction.sources
+        return [int(frame) for frame in waiting]
+
     def clear_hints(self) -> None:
         """Clear skip hints."""
         compactcontrol.clear_hints(self.buddy, self.pages, self.compaction)
@@ -122,9 +155,48 @@ class CompactedPair(PagedPair):
     def check_compaction(self) -> None:
         """Compare everything that compaction has, and the zone."""
         held = [frame for order in range(ORDERS) for frame in self.held_blocks(order)]
+        assert len(self.sources) == self.run("pages_held")
         for field in RunField:
             self.run(field.name.lower())
         for field in ZoneField:
             self.zone(field.name.lower())
         assert set(np.flatnonzero(self.compaction.skip).tolist()) == self.plain_compaction.skip
         self.check(held)
+
+
+def full(frames: int, types: dict[int, int] | None = None, limits: PlainLimits | None = None) -> CompactedPair:
+    """Return a zone whose every frame is a page of its own; without limits the last free block may be taken too."""
+    pair = CompactedPair(frames, types, limits or PlainLimits(min=-10))
+    for frame in range(frames):
+        pair.take_at(frame, 0, Migratetype.MOVABLE)
+        pair.add(frame, PlainPage(frame))
+    return pair
+
+
+def random_zone(rng: random.Random) -> CompactedPair:
+    """Return a fragmented zone of random size, types, watermark, hints and run."""
+    frames = rng.choice([1024, 1536, 2048, 2048 + 300, 4096])
+    blocks = -(-frames // 512)
+    kinds = {block: rng.choice((0, 1, 1, 1, 2, 3, 4)) for block in range(blocks)}
+    pair = CompactedPair(frames, kinds, PlainLimits(min=rng.choice([0, 0, 10, frames // 4]), reserved=rng.randrange(2)))
+    pair.populate(rng, rng.choice([0.5, 0.95, 1.0]), rng.choice([0.1, 0.5, 0.8]), largest=rng.choice([0, 3, 9]))
+    for block in range(blocks):
+        if rng.random() < 0.2:
+            pair.set_hint(block)
+    last = (frames - 1) // 512 * 512
+    pair.set_run(
+        order=rng.choice([-1, 1, 3, 4, 9, 10]),
+        migratetype=rng.choice((0, 1, 2)),
+        mode=rng.randrange(3),
+        direct=rng.randrange(2),
+        ignore_hints=int(rng.random() < 0.2),
+        any_target=int(rng.random() < 0.2),
+        migrate_at=rng.choice([0, 0, 512, 300]),
+        free_at=rng.choice([last, last, last - 512, last - 200]),
+        fast_failures=rng.choice([0, 0, 1, 4, 70]),
+        search_order=rng.randrange(11),
+        migrate_held=rng.choice([1, 8, 32, 200]),
+    )
+    if rng.random() < 0.5:
+        pair.set_zone(init_free=last, cached_free=rng.choice([last, 0, 512]), init_migrate=0)
+    return pair

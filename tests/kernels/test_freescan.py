@@ -8,53 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels.compactedzones import CompactedPair
+from tests.kernels.compactedzones import CompactedPair, full, random_zone
 from tests.oracles.compaction import PlainLimits
-from tests.oracles.pages import PlainPage
 from vckernels import compactcontrol
 from vckernels.buddy import Migratetype
 from vckernels.causes import Cause
 from vckernels.compactcontrol import CompactMode
 
 UNMOVABLE, MOVABLE, RECLAIMABLE, HIGHATOMIC, ISOLATE = Migratetype
-
-
-def full(frames: int, types: dict[int, int] | None = None, limits: PlainLimits | None = None) -> CompactedPair:
-    """Return a zone whose every frame is a page of its own; without limits the last free block may be taken too."""
-    pair = CompactedPair(frames, types, limits or PlainLimits(min=-10))
-    for frame in range(frames):
-        pair.take_at(frame, 0, MOVABLE)
-        pair.add(frame, PlainPage(frame))
-    return pair
-
-
-def random_zone(rng: random.Random) -> CompactedPair:
-    """Return a fragmented zone of random size, types, watermark, hints and run."""
-    frames = rng.choice([1024, 1536, 2048, 2048 + 300, 4096])
-    blocks = -(-frames // 512)
-    kinds = {block: rng.choice((0, 1, 1, 1, 2, 3, 4)) for block in range(blocks)}
-    pair = CompactedPair(frames, kinds, PlainLimits(min=rng.choice([0, 0, 10, frames // 4]), reserved=rng.randrange(2)))
-    pair.populate(rng, rng.choice([0.5, 0.95, 1.0]), rng.choice([0.1, 0.5, 0.8]), largest=rng.choice([0, 3, 9]))
-    for block in range(blocks):
-        if rng.random() < 0.2:
-            pair.set_hint(block)
-    last = (frames - 1) // 512 * 512
-    pair.set_run(
-        order=rng.choice([-1, 1, 3, 4, 9, 10]),
-        migratetype=rng.choice((0, 1, 2)),
-        mode=rng.randrange(3),
-        direct=rng.randrange(2),
-        ignore_hints=int(rng.random() < 0.2),
-        any_target=int(rng.random() < 0.2),
-        migrate_at=rng.choice([0, 0, 512, 300]),
-        free_at=rng.choice([last, last, last - 512, last - 200]),
-        fast_failures=rng.choice([0, 0, 1, 4, 70]),
-        search_order=rng.randrange(11),
-        migrate_held=rng.choice([1, 8, 32, 200]),
-    )
-    if rng.random() < 0.5:
-        pair.set_zone(init_free=last, cached_free=rng.choice([last, 0, 512]), init_migrate=0)
-    return pair
 
 
 @settings(max_examples=40)

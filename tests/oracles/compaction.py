@@ -63,6 +63,7 @@ class Run:
     finish_pageblock: int = 0
     free_held: int = 0
     migrate_held: int = 0
+    pages_held: int = 0
 
 
 @dataclass
@@ -73,6 +74,8 @@ class PlainCompaction:
     ----------
     held : dict of int to deque of int
         Held free blocks by order.
+    sources : list of int
+        First frames of pages that wait for a target, the last taken last.
     skip : set of int
         Pageblocks with a skip hint.
     """
@@ -86,6 +89,7 @@ class PlainCompaction:
         self.zone: PlainBuddy = self.pages.zone
         self.events = self.pages.events
         self.held = {order: deque[int]() for order in range(LARGEST + 1)}
+        self.sources: list[int] = []
         self.skip: set[int] = set()
 
     # The zone
@@ -286,6 +290,149 @@ class PlainCompaction:
                     self.zone.merge(part, min(order, 9))
         self.run.free_held = 0
         return highest
+
+    # Taking pages
+
+    def remember(self, frame: int) -> None:
+        """Let later runs begin behind a frame's pageblock."""
+        behind = (frame // BLOCK + 1) * BLOCK
+        memory = self.zone_memory
+        memory.cached_migrate_async = max(memory.cached_migrate_async, behind)
+        if self.run.mode > 0:
+            memory.cached_migrate_sync = max(memory.cached_migrate_sync, behind)
+
+    def put_back(self) -> int:
+        """Put waiting pages at list heads, the last one taken first; return their frames."""
+        frames = sum(self.pages.size(frame) for frame in self.sources)
+        for frame in reversed(self.sources):
+            self.pages.put(frame)
+        self.sources.clear()
+        self.run.pages_held = self.run.migrate_held = 0
+        return frames
+
+    def what_is_at(self, frame: int) -> tuple[str, int]:
+        """Return whether a frame begins something free, a page to move, what is passed whole, or none of them."""
+        if frame in self.zone.free:
+            return "free", 1 << self.zone.free[frame]
+        if frame not in self.zone.allocated:
+            return "stuck", 1
+        order = self.zone.allocated[frame][0]
+        if order >= 9 or 0 <= self.run.order <= order:
+            return ("stuck", 1 << order) if order else self.movable_or_stuck(frame)
+        return self.movable_or_stuck(frame)
+
+    def movable_or_stuck(self, frame: int) -> tuple[str, int]:
+        """Return whether a page small enough may be moved."""
+        if self.pages.is_listed(frame) and (self.run.files or self.pages.pages[frame].anonymous):
+            return "page", self.pages.size(frame)
+        return "stuck", 1
+
+    def scan_pageblock(self, start: int, end: int) -> None:
+        """Take pages off their lists between two frames."""
+        run = self.run
+        picky = run.direct and run.mode == 0 and run.order >= 0
+        size = 1 << max(run.order, 0)
+        range_end = (start // size + 1) * size
+        at, taken, block = start, 0, start // BLOCK
+        first = start % BLOCK == 0
+        hinted = first and block in self.skip and not run.ignore_hints
+        if hinted:
+            self.events["MIGRATE_SCANNED"] += 1
+            at = end
+        marked = False
+        while at < end:
+            if picky and at >= range_end:
+                if taken:
+                    break
+                range_end = (at // size + 1) * size
+            kind, frames = self.what_is_at(at)
+            self.events["MIGRATE_SCANNED"] += frames
+            if kind == "page":
+                if first and not run.ignore_hints:
+                    self.skip.add(block)
+                marked = True
+                self.pages.hold(at)
+                self.sources.append(at)
+                run.pages_held += 1
+                run.migrate_held += frames
+                taken += frames
+                at += frames
+                if run.migrate_held >= 32 and not run.finish_pageblock:
+                    break
+                continue
+            at += frames
+            if kind == "stuck" and picky:
+                if taken:
+                    self.put_back()
+                    taken = 0
+                # The rest of the range is given up; a block that reached beyond it has done so already.
+                if at - 1 < range_end:
+                    at = range_end
+                    range_end += size
+        at = min(at, end)
+        if at == end and (not taken or run.finish_pageblock):
+            if first and not hinted and not marked:
+                self.skip.add(block)
+            self.remember(at)
+        self.events["ISOLATED_SOURCE"] += taken
+        run.migrate_at = at
+
+    def fast_source(self) -> int:
+        """Return where to take pages from next."""
+        run = self.run
+        at = run.migrate_at
+        if run.ignore_hints or run.finish_pageblock or at % BLOCK or run.order <= 3:
+            return at
+        if run.direct and run.migratetype != MOVABLE:
+            return at
+        limit = (32 >> min(63, run.fast_failures)) + 1
+        distance = (run.free_at - at) // 2
+        below = (at + (distance if at == 0 else distance // 4)) // BLOCK * BLOCK
+        scanned, found = 0, None
+        for order in range(run.order - 1, 2, -1):
+            blocks = self.zone.lists[order, MOVABLE]
+            if found is not None or scanned >= limit:
+                break
+            for frame in list(blocks):
+                scanned += 1
+                useful = frame < below and frame // BLOCK not in self.skip
+                if scanned > limit or useful:
+                    blocks.rotate(-blocks.index(frame) - 1)
+                    found = frame if scanned <= limit else None
+                    break
+        self.events["MIGRATE_SCANNED"] += scanned
+        if found is not None:
+            if run.fast_start == -1 or found < run.fast_start:
+                run.fast_start = found
+            run.fast_failures = 0
+            return found // BLOCK * BLOCK
+        run.fast_failures += 1
+        if run.fast_start >= 0:
+            run.migrate_at, run.fast_start = run.fast_start, -2
+        return run.migrate_at
+
+    def is_source(self, block: int) -> bool:
+        """Return whether pages may leave a pageblock."""
+        owner = self.owner_block(block * BLOCK)
+        if owner is not None and self.zone.allocated[owner][0] >= 9:
+            return False
+        return bool(self.run.mode or not self.run.direct) or self.zone.types[block] == self.run.migratetype
+
+    def scan_migrate(self) -> bool:
+        """Take pages of the first pageblock worth it."""
+        run = self.run
+        at = self.fast_source()
+        sure = at != run.migrate_at and run.fast_failures == 0
+        while (at // BLOCK + 1) * BLOCK <= run.free_at:
+            end = (at // BLOCK + 1) * BLOCK
+            if at % BLOCK or sure or at // BLOCK not in self.skip or run.ignore_hints:
+                if self.is_source(at // BLOCK):
+                    self.scan_pageblock(at, end)
+                    break
+                self.remember(end)
+            sure = False
+            at = run.migrate_at = end
+        return run.migrate_held > 0
 
     # Hints and deferral
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vckernels import buddy, claim, compactcontrol, freescan, pages, watermark
+from vckernels import buddy, claim, compactcontrol, freescan, migratescan, pages, watermark
 
 zone = buddy.new_buddy(64, lists=pages.LRU_LISTS)
 buddy.free_at_boot(zone, np.zeros(1, np.int64), np.full(1, 6, np.int8), True)
@@ -37,3 +37,8 @@ compactcontrol.defer(state, 3)
 compactcontrol.is_deferred(zone, state, 3)
 compactcontrol.reset_deferral(state, 3, True)
 compactcontrol.is_restarting(state, 3)
+
+state.run[compactcontrol.RunField.FREE_AT] = 64
+migratescan.isolate_migrate(zone, data, state)
+migratescan.isolate_sources(zone, data, state, 0, 64)
+migratescan.put_sources_back(zone, data, state)
