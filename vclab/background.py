@@ -15,8 +15,9 @@ from vckernels import entry
 from vckernels.causes import COUNTERS
 from vckernels.mmu import Beside, Target
 from vclab.errors import ConfigurationError
+from vclab.gfp import GFP_KERNEL
 from vclab.mapping import DirectMap, PageTables, VmallocArea
-from vclab.memory import Memory, Migratetype
+from vclab.memory import Memory
 from vclab.units import PAGE_BYTES, PAGE_SHIFT
 
 #: Where the user pages of the other work lie: an address of the lower half, as of a program's heap.
@@ -108,7 +109,7 @@ def place_background(
     user = round(background.pages * background.user)
     kernel = background.pages - STACK_PAGES * stacks - user
     bases: list[npt.NDArray[np.uint64]] = []
-    taken = memory.zone.allocate_all(0, Migratetype.UNMOVABLE, background.pages) if background.pages else None
+    taken = memory.allocate_all(0, GFP_KERNEL, background.pages) if background.pages else None
     if background.pages and taken is None:
         raise ConfigurationError(f"{background.pages} pages for other work are not free; lower its size")
     frames = np.empty(0, np.int64) if taken is None else taken

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vckernels import buddy as buddy_kernels
 from vckernels.buddy import MAX_ORDER, PAGEBLOCK_ORDER
 from vclab.errors import ConfigurationError, InvalidFree, OutOfMemory
-from vclab.gfp import Gfp, migratetype
+from vclab.gfp import Gfp
 from vclab.mapping import DirectMap, PageTables, VmallocArea, leaf_frames
 from vclab.memory import Memory
+from vclab.policies import Attempt, Backing, Policy, Request
 from vclab.presets import LinuxPreset
 from vclab.structures import SmallObjects, kmalloc_size
 from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes
@@ -28,81 +28,6 @@ from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes
 MAX_REQUEST_ORDER = 14
 #: Requests of this order and more are a multiple of 2 MiB, which one entry above the lowest level maps.
 HUGE_ORDER = PAGEBLOCK_ORDER
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What happens when pages are asked for.
-
-    Attributes
-    ----------
-    name, summary : str
-    physical : bool
-        A physically contiguous block is tried first.
-    virtual : bool
-        A virtually contiguous page may stand in.
-    needs_flag : bool
-        Only where the request carries ``GFP_VFALLBACK``.
-    huge : bool
-        Virtual pages of 2 MiB and more are made of 2 MiB blocks, where all of them are to be had.
-    """
-
-    name: str
-    summary: str
-    physical: bool
-    virtual: bool
-    needs_flag: bool
-    huge: bool = False
-
-
-POLICIES = {
-    policy.name: policy
-    for policy in (
-        Policy(
-            "physical",
-            "physically contiguous or fail; GFP_VFALLBACK is ignored",
-            physical=True,
-            virtual=False,
-            needs_flag=False,
-        ),
-        Policy(
-            "early-fallback",
-            "one fast try, no reclaim, then virtual (RFC V3, kvmalloc of 6.18)",
-            physical=True,
-            virtual=True,
-            needs_flag=True,
-        ),
-        Policy(
-            "always-virtual",
-            "flagged requests of order 1 and more are virtual (CONFIG_VFALLBACK_ALWAYS)",
-            physical=False,
-            virtual=True,
-            needs_flag=True,
-        ),
-        Policy(
-            "vmalloc",
-            "always virtual, as callers of 2007 did it",
-            physical=False,
-            virtual=True,
-            needs_flag=False,
-        ),
-        Policy(
-            "huge-vmalloc",
-            "always virtual, in 2M entries from 2 MiB on if all 2 MiB blocks are found (vmalloc_huge of 6.12)",
-            physical=False,
-            virtual=True,
-            needs_flag=False,
-            huge=True,
-        ),
-    )
-}
-
-
-def find_policy(name: str) -> Policy:
-    """Return a policy by name; ``ConfigurationError`` lists what exists if it does not."""
-    if name not in POLICIES:
-        raise ConfigurationError(f"policy {name!r} does not exist; there are {', '.join(POLICIES)}")
-    return POLICIES[name]
 
 
 @dataclass(eq=False)
@@ -239,7 +164,7 @@ class CompoundAllocator:
         self.pages: dict[int, CompoundPage] = {}
         self.mapped_arrays: set[int] = set()
 
-    def allocate(self, order: int, flags: int) -> CompoundPage:
+    def allocate(self, order: int, flags: int, min_order: int = 0) -> CompoundPage:
         """Serve one request.
 
         Raises
@@ -249,47 +174,52 @@ class CompoundAllocator:
         """
         if not isinstance(order, int | np.integer) or not 0 <= order <= MAX_REQUEST_ORDER:
             raise ConfigurationError(f"order {order} of a request does not exist; orders are 0 to {MAX_REQUEST_ORDER}")
-        order = int(order)
-        flagged = self.flag_all or bool(int(flags) & Gfp.VFALLBACK)
-        may_be_virtual = self.policy.virtual and (flagged or not self.policy.needs_flag)
-        if self.policy.needs_flag and order == 0:
-            may_be_virtual = False
+        if not 0 <= min_order <= order:
+            raise ConfigurationError(f"least order {min_order} of a request does not exist; it is 0 to {order}")
+        wanted = Gfp(int(flags)) | (Gfp.VFALLBACK if self.flag_all else Gfp.NONE)
+        attempts = self.policy.plan(Request(int(order), wanted, int(min_order)))
         page = None
-        if self.policy.physical or (not may_be_virtual and self.policy.needs_flag):
-            page = self._physical(order, migratetype(flags))
-        # Linux compares with the size over the online nodes; the machine is one node.
-        if page is None and may_be_virtual and self.policy.huge and order >= HUGE_ORDER:
-            page = self._virtual(order, migratetype(flags), 2)
-        if page is None and may_be_virtual:
-            page = self._virtual(order, migratetype(flags), 1)
+        for attempt in attempts:
+            page = self._try(attempt)
+            if page is not None:
+                break
         if page is None:
-            raise OutOfMemory(f"no page of order {order} under policy {self.policy.name}: {self._why(order, flagged)}")
+            why = self._why(attempts, wanted)
+            raise OutOfMemory(f"no page of order {order} under policy {self.policy.name}: {why}")
         page.frames.flags.writeable = False
         self.pages[page.address] = page
         return page
 
-    def _why(self, order: int, flagged: bool) -> str:
+    def _try(self, attempt: Attempt) -> CompoundPage | None:
+        if attempt.backing is Backing.BLOCK:
+            return self._physical(attempt.order, attempt.flags)
+        if attempt.backing is Backing.HUGE:
+            return self._virtual(attempt.order, attempt.flags, 2) if attempt.order >= HUGE_ORDER else None
+        return self._virtual(attempt.order, attempt.flags, 1)
+
+    def _why(self, attempts: tuple[Attempt, ...], flags: Gfp) -> str:
         """Return what stands in the way of a request that failed, and what would help."""
-        zone = self.memory.zone
-        parts = [f"{zone.free_frames} frames are free, in blocks by order {zone.free_blocks.tolist()}"]
-        if order > MAX_ORDER and not (self.policy.virtual and (flagged or not self.policy.needs_flag)):
+        blocks = self.memory.buddyinfo().sum(axis=0)
+        parts = [f"{self.memory.free_frames} frames are free, in blocks by order {blocks.tolist()}"]
+        only_blocks = all(attempt.backing is Backing.BLOCK for attempt in attempts)
+        if only_blocks and min(attempt.order for attempt in attempts) > MAX_ORDER:
             parts = [
                 f"no block is larger than order {MAX_ORDER} ({format_bytes(PAGE_BYTES << MAX_ORDER)}), "
                 "so nothing above it can be physically contiguous"
             ]
-        if self.policy.needs_flag and not flagged:
+        if only_blocks and not flags & Gfp.VFALLBACK and self.policy.heeds_flag:
             parts.append("GFP_VFALLBACK would let a virtual page stand in")
         return "; ".join(parts)
 
-    def _physical(self, order: int, mobility: int) -> CompoundPage | None:
+    def _physical(self, order: int, flags: Gfp) -> CompoundPage | None:
         if order > MAX_ORDER:
             return None
-        frame = self.memory.zone.allocate(order, mobility)
+        frame = self.memory.allocate(order, flags)
         if frame < 0:
             return None
         return CompoundPage(order, self.direct_map.address(frame), np.arange(frame, frame + (1 << order)), False)
 
-    def _virtual(self, order: int, mobility: int, level: int) -> CompoundPage | None:
+    def _virtual(self, order: int, flags: Gfp, level: int) -> CompoundPage | None:
         """Page array, descriptors, frames, area and entries: in the RFC's order; any shortage unwinds all.
 
         The leaves of level 1 are single frames; those of level 2 are 2 MiB blocks, a multiple of which the page is.
@@ -299,11 +229,11 @@ class CompoundAllocator:
         if array is None:
             return None
         descriptors = self._objects(self._descriptor_sizes)
-        frames = None if descriptors is None else self._frames(count, mobility, level)
+        frames = None if descriptors is None else self._frames(count, flags, level)
         mapped = None if frames is None else self.vmalloc_area.map(frames[:: leaf_frames(level)], level)
         if descriptors is None or frames is None or mapped is None:
             if frames is not None:
-                self.memory.zone.free(frames[::-1], 0)
+                self.memory.free(frames[::-1], 0)
             if descriptors is not None:
                 self._give_back(descriptors)
             self._undo_page_array(array)
@@ -349,25 +279,23 @@ class CompoundAllocator:
         for address, size in reversed(objects.places):
             self.objects.free(address, size)
 
-    def _frames(self, count: int, mobility: int, level: int) -> npt.NDArray[np.int64] | None:
+    def _frames(self, count: int, flags: Gfp, level: int) -> npt.NDArray[np.int64] | None:
         """Take frames for a virtual page, one by one or in blocks of a leaf each; all are single pages afterwards.
 
         Blocks are split as soon as they are taken (Linux ``mm/vmalloc.c``: ``vm_area_alloc_pages`` and ``split_page``),
         so freeing gives back single frames, which merge again; so it does when a later block is not to be had.
         """
-        zone = self.memory.zone
         if level == 1:
-            return zone.allocate_all(0, mobility, count)
+            return self.memory.allocate_all(0, flags, count)
         size = leaf_frames(level)
         frames = np.empty(count, np.int64)
-        singles = np.zeros(size, np.int8), np.full(size, mobility, np.int8)
         for done in range(0, count, size):
-            first = zone.allocate(HUGE_ORDER, mobility)
+            first = self.memory.allocate(HUGE_ORDER, flags)
             if first < 0:
-                zone.free(frames[:done], 0)
+                self.memory.free(frames[:done], 0)
                 return None
             frames[done : done + size] = np.arange(first, first + size)
-            buddy_kernels.adopt(zone.buddy, frames[done : done + size] - zone.first_frame, *singles)
+            self.memory.split(first, HUGE_ORDER, flags)
         return frames
 
     def _page_array(self, nbytes: int) -> _PageArray | None:
@@ -419,14 +347,14 @@ class CompoundAllocator:
         if page.is_virtual:
             first_frames = self.vmalloc_area.unmap(page.address, page.mapping_level)
             inside = np.arange(leaf_frames(page.mapping_level))
-            self.memory.zone.free((first_frames[:, None] + inside).ravel(), 0)
+            self.memory.free((first_frames[:, None] + inside).ravel(), 0)
             if page.array_pages:
                 self.vmalloc_area.unmap(page.array_address)
                 self.mapped_arrays.remove(page.array_address)
             for address, size in page.structures:
                 self.objects.free(address, size)
         else:
-            self.memory.zone.free(page.frames[:1], page.order)
+            self.memory.free(page.frames[:1], page.order)
         del self.pages[page.address]
         page.freed = True
 

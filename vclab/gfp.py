@@ -26,6 +26,7 @@ class Gfp(IntFlag):
     RETRY_MAYFAIL = 1 << 14
     NOFAIL = 1 << 15
     NORETRY = 1 << 16
+    NOMEMALLOC = 1 << 19
     VFALLBACK = 1 << 31
     """A virtually contiguous page may stand in (RFC: ``__GFP_VFALLBACK``)."""
 

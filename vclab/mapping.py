@@ -11,7 +11,8 @@ from vckernels import entry, pagetable, vmap
 from vckernels.causes import Status
 from vckernels.pagetable import Control
 from vclab.errors import ConfigurationError, OutOfMemory
-from vclab.memory import Memory, Migratetype
+from vclab.gfp import GFP_KERNEL
+from vclab.memory import Memory
 from vclab.presets import AddressSpace
 from vclab.state import copied
 from vclab.units import PAGE_BYTES, PAGE_SHIFT
@@ -55,7 +56,7 @@ class PageTables:
         self.memory = memory
         self.leaf_flags = entry.KERNEL_LEAF if global_pages else entry.KERNEL_LEAF & ~entry.GLOBAL
         self.removed = 0
-        root = memory.zone.allocate(0, Migratetype.UNMOVABLE)
+        root = memory.allocate(0, GFP_KERNEL)
         if root < 0:
             raise OutOfMemory("no frame is free for the top page table; give the machine more memory")
         self.state = pagetable.new_page_tables(
@@ -133,7 +134,7 @@ class PageTables:
             raise ConfigurationError(f"cannot map {len(first_frames)} pages at {address:#x}: {why}")
         new = np.empty(0, np.int64)
         if needed:
-            taken = self.memory.zone.allocate_all(0, Migratetype.UNMOVABLE, needed)
+            taken = self.memory.allocate_all(0, GFP_KERNEL, needed)
             if taken is None:
                 return None
             new = taken
@@ -144,7 +145,7 @@ class PageTables:
         if empty:
             old = np.empty(empty, np.int64)
             pagetable.remove_empty_tables(self.state, np.uint64(address), len(first_frames), level, old)
-            self.memory.zone.free(old, 0)
+            self.memory.free(old, 0)
             self.removed += empty
         if flags is None:
             flags = self.leaf_flags
@@ -177,7 +178,7 @@ class PageTables:
         if added:
             frames = np.empty(added, np.int64)
             pagetable.remove_newest_tables(self.state, np.uint64(address), count, level, self.count - added, frames)
-            self.memory.zone.free(frames[::-1], 0)
+            self.memory.free(frames[::-1], 0)
 
     def copy(self, memory: Memory) -> PageTables:
         """Return an independent tree with the same words, for a copy of the memory it lies in."""

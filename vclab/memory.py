@@ -14,6 +14,7 @@ from vckernels import buddy as buddy_kernels
 from vckernels import claim, histogram
 from vckernels.buddy import MAX_ORDER, ORDERS, TYPES, Buddy, Migratetype
 from vckernels.causes import Status
+from vclab import gfp
 from vclab.errors import ConfigurationError, InvalidFree
 from vclab.fragmentation import fragmentation_index, unusable_free_index
 from vclab.state import copied
@@ -143,6 +144,39 @@ class Memory:
     def zone(self) -> Zone:
         """The zone that requests are served from."""
         return self.zones[-1]
+
+    def allocate(self, order: int, flags: int) -> int:
+        """Return the first frame of a new block of 2**order frames, or -1 where no block can serve.
+
+        ``flags`` (:class:`vclab.gfp.Gfp`) say which migratetype is asked for.
+        """
+        return self.zone.allocate(order, gfp.migratetype(flags))
+
+    def allocate_all(self, order: int, flags: int, count: int) -> npt.NDArray[np.int64] | None:
+        """Return the first frames of ``count`` new blocks, int64[count], or None with none taken."""
+        return self.zone.allocate_all(order, gfp.migratetype(flags), count)
+
+    def free(self, frames: npt.ArrayLike, order: int) -> None:
+        """Give blocks of one order back.
+
+        Raises
+        ------
+        InvalidFree
+            If a frame starts no allocated block of that order; the other blocks in the list were freed.
+        """
+        self.zone.free(frames, order)
+
+    def split(self, frame: int, order: int, flags: int) -> None:
+        """Make single pages of an allocated block, each to be freed on its own (``split_page``)."""
+        zone = self.zone
+        singles = np.arange(frame, frame + (1 << order)) - zone.first_frame
+        kinds = np.full(len(singles), gfp.migratetype(flags), np.int8)
+        buddy_kernels.adopt(zone.buddy, singles, np.zeros(len(singles), np.int8), kinds)
+
+    @property
+    def free_frames(self) -> int:
+        """Number of free frames of all zones."""
+        return sum(zone.free_frames for zone in self.zones)
 
     @property
     def first_frame(self) -> int:

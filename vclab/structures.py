@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from vclab.memory import Memory, Migratetype
+from vclab.gfp import GFP_KERNEL
+from vclab.memory import Memory
 from vclab.units import PAGE_BYTES, PAGE_SHIFT
 
 #: Sizes that kmalloc rounds up to below half a page (Linux ``mm/slab_common.c``).
@@ -50,7 +51,7 @@ class SmallObjects:
         """Return the physical address of ``size`` bytes and the frames newly taken; None if memory is short."""
         if size > PAGE_BYTES // 2:
             order = block_order(size)
-            frame = self.memory.zone.allocate(order, Migratetype.UNMOVABLE)
+            frame = self.memory.allocate(order, GFP_KERNEL)
             if frame < 0:
                 return None
             self.frames_held += 1 << order
@@ -59,7 +60,7 @@ class SmallObjects:
         partial = self._partial.setdefault(size, {})
         taken = 0
         if not partial:
-            frame = self.memory.zone.allocate(0, Migratetype.UNMOVABLE)
+            frame = self.memory.allocate(0, GFP_KERNEL)
             if frame < 0:
                 return None
             partial[frame] = list(range(PAGE_BYTES // size - 1, -1, -1))
@@ -74,7 +75,7 @@ class SmallObjects:
 
     def allocate_pages(self, count: int) -> list[int] | None:
         """Return the physical addresses of ``count`` single pages, each freed as one of 4096 bytes; None if short."""
-        frames = self.memory.zone.allocate_all(0, Migratetype.UNMOVABLE, count)
+        frames = self.memory.allocate_all(0, GFP_KERNEL, count)
         if frames is None:
             return None
         self.frames_held += count
@@ -86,7 +87,7 @@ class SmallObjects:
         frame = address >> PAGE_SHIFT
         if size > PAGE_BYTES // 2:
             order = block_order(size)
-            self.memory.zone.free(frame, order)
+            self.memory.free(frame, order)
             self._blocks.remove(frame)
             self.frames_held -= 1 << order
             return
@@ -97,7 +98,7 @@ class SmallObjects:
         partial[frame].append((address % PAGE_BYTES) // size)
         if len(partial[frame]) == PAGE_BYTES // size:
             del partial[frame]
-            self.memory.zone.free(frame, 0)
+            self.memory.free(frame, 0)
             self.frames_held -= 1
 
     def frames(self) -> npt.NDArray[np.int64]:

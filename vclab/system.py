@@ -13,7 +13,7 @@ from vckernels.mmu import Target
 from vclab import presets, recordings
 from vclab.ageing import Ageing, Goal, learn
 from vclab.background import Background, BackgroundState, place_background
-from vclab.compound import CompoundAllocator, CompoundPage, find_policy
+from vclab.compound import CompoundAllocator, CompoundPage
 from vclab.errors import ConfigurationError
 from vclab.fragmentation import extfrag_for_order, fragmentation_index, unusable_free_index
 from vclab.gfp import Gfp
@@ -21,6 +21,7 @@ from vclab.ledger import AccessCost, Ledger, no_counts, price_access
 from vclab.mapping import DirectMap, PageTables, VmallocArea
 from vclab.memory import FRAMES_PER_BLOCK, Memory, empty_zone
 from vclab.mmu import Mmu, MmuOptions
+from vclab.policies import find_policy
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.recorded import recorded_zone
 from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes, page_level, parse_bytes
@@ -82,7 +83,7 @@ class System:
     cpus : int
         CPUs, each with an MMU of its own over the same page tables.
     policy : str
-        What happens when a large page is asked for; see :data:`vclab.compound.POLICIES`.
+        What happens when a large page is asked for; see :data:`vclab.policies.POLICIES`.
     levels : int, optional
         Page-table levels; without it, as many as the CPU has.
     direct_map : str
@@ -164,9 +165,10 @@ class System:
 
     # Pages
 
-    def alloc_pages(self, order: int, flags: int) -> CompoundPage:
+    def alloc_pages(self, order: int, flags: int, min_order: int = 0) -> CompoundPage:
         """Return 2**order pages at consecutive addresses, physical or virtual as the policy decides.
 
+        Under ``min-order`` it may be a smaller page, of ``min_order``; other policies take no notice of it.
         With ``GFP_ZERO`` they are cleared, on the first CPU, which leaves their last lines in its caches.
 
         Raises
@@ -175,7 +177,7 @@ class System:
             If the policy cannot serve the request; nothing is changed then.
         """
         removed = self.page_tables.removed
-        page = self.compound.allocate(order, flags)
+        page = self.compound.allocate(order, flags, min_order)
         self.operations[Cause.STRUCT_PAGE] += len(page.frames)
         if int(flags) & Gfp.ZERO:
             self.operations[Cause.PAGE_CLEARED] += len(page.frames)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vclab.compound import POLICIES
 from vclab.errors import OutOfMemory
 from vclab.gfp import GFP_VFALLBACK
 from vclab.ledger import price_operations
+from vclab.policies import POLICIES
 from vclab.system import System
 
 #: Orders asked for: all that the fallback is for.

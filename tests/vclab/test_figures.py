@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 
 from vckernels.causes import Cause
 from vclab import presets, results
-from vclab.compound import POLICIES
 from vclab.errors import OutputError
 from vclab.figures import memory
 from vclab.figures.bars import Bars, served_bars
@@ -32,6 +31,7 @@ from vclab.figures.style import spread, to_png
 from vclab.studies.cells import CELLS, EVENT_NAMES, PHASES
 from vclab.studies.fallback import measure
 from vclab.studies.fallback.drawing import figures
+from vclab.studies.fallback.measure import POLICIES
 
 STEMS = [
     "cost-against-reach",

@@ -21,7 +21,7 @@ from vckernels.causes import Cause
 from vclab import presets, recordings, streams
 from vclab.ageing import REPLACED
 from vclab.background import Background
-from vclab.compound import POLICIES, CompoundPage
+from vclab.compound import CompoundPage
 from vclab.errors import OutOfMemory
 from vclab.gfp import GFP_VFALLBACK
 from vclab.ledger import (
@@ -42,6 +42,8 @@ from vclab.studies.machine import MachineParameters
 from vclab.system import System
 from vclab.units import PAGE_BYTES
 
+#: Compared on one request trace. Those that differ only in what reclaim and compaction do are not among them.
+POLICIES = ("physical", "early-fallback", "always-virtual", "vmalloc", "huge-vmalloc")
 PATTERNS = {"uniform": streams.uniform, "chase": streams.chase}
 #: Cells of the controls, which are about the first three, and about a chase.
 CONTROL_CELLS = CELLS[:3]
