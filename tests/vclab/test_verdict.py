@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from vclab import System, verdict
-from vclab.compound import POLICIES
 from vclab.errors import OutOfMemory
 from vclab.gfp import GFP_VFALLBACK
 from vclab.ledger import price_operations
+from vclab.policies import POLICIES
 from vclab.units import PAGE_BYTES
 
 MEMORY = 64 << 20
