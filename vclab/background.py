@@ -23,7 +23,6 @@ from vclab.units import PAGE_BYTES, PAGE_SHIFT
 #: Where the user pages of the other work lie: an address of the lower half, as of a program's heap.
 USER_START = 0x5555_5555_6000
 STACK_PAGES = 4
-USER_LEAF = entry.PRESENT | entry.WRITABLE | entry.USER | entry.ACCESSED | entry.DIRTY | entry.NO_EXECUTE
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def place_background(
         start = USER_START
         while tables.translate([start])[0] >= 0:
             start += 1 << 30
-        if tables.map(start, frames[background.pages - user :], 1, USER_LEAF) is None:
+        if tables.map(start, frames[background.pages - user :], 1, entry.USER_LEAF) is None:
             raise ConfigurationError("there is no memory for the page tables of other work; lower its size")
         bases.append(np.uint64(start) + np.arange(user, dtype=np.uint64) * np.uint64(PAGE_BYTES))
     target = Target(np.concatenate(bases), PAGE_SHIFT, np.empty(0, np.uint64), 0)

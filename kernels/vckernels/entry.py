@@ -30,6 +30,8 @@ NO_EXECUTE = np.uint64(1 << 63)
 
 KERNEL_LEAF = PRESENT | WRITABLE | ACCESSED | DIRTY | GLOBAL | NO_EXECUTE
 """Kernel data: Linux ``PAGE_KERNEL`` on a CPU without page-table isolation."""
+USER_LEAF = PRESENT | WRITABLE | USER | ACCESSED | DIRTY | NO_EXECUTE
+"""Flags of a 4K leaf that maps a program's data, written before."""
 KERNEL_TABLE = PRESENT | WRITABLE | ACCESSED | DIRTY
 """Linux ``_KERNPG_TABLE``; hardware ignores the dirty bit of a word that names a table."""
 

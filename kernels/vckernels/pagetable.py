@@ -302,6 +302,18 @@ def _descend(tables: PageTables, address: np.uint64, level: int) -> tuple[int, i
 
 
 @kernel(inline=True)
+def leaf_word(tables: PageTables, address: np.uint64) -> tuple[int, int]:
+    """Return row and index of the word that maps an address by a 4 KiB leaf, or (-1, 0) where none does."""
+    row, at = _descend(tables, address, 1)
+    if row < 0 or at != 1:
+        return np.int64(-1), np.int64(0)
+    index = entry.table_index(address, 1)
+    if tables.words[row, index] & entry.PRESENT == entry.ZERO:
+        return np.int64(-1), np.int64(0)
+    return row, index
+
+
+@kernel(inline=True)
 def _is_range(tables: PageTables, address: np.uint64, count: int, level: int) -> bool:
     """Return whether leaves of a level from an address on are aligned and lie in one half of the address space."""
     levels = tables.control[Control.LEVELS]
