@@ -18,7 +18,7 @@ from vclab.host.eventlog import read_log
 from vclab.host.interruption import interruptible
 from vclab.host.watch import Watch, glimpse, live_texts, require, watching
 from vclab.recordings.freemap import FreeMap
-from vclab.watched import Say, write_recording
+from vclab.watched import Say, Written, write_recording
 
 #: Most bytes of raw trace, and most seconds, that a recording takes; the command goes on beyond.
 LARGEST_TRACE = 2 << 30
@@ -44,9 +44,8 @@ class Summary:
     events, lost : int
     trace_bytes, folder_bytes, buffer_bytes : int
         Raw trace; the folder; each CPU's buffer.
-    zone_rows, api_rows, other_rows : int
-        Events kept.
-    before, after : FreeMap
+    written : Written
+        What the folder holds.
     """
 
     status: int
@@ -58,23 +57,22 @@ class Summary:
     trace_bytes: int
     folder_bytes: int
     buffer_bytes: int
-    zone_rows: int
-    api_rows: int
-    other_rows: int
-    before: FreeMap
-    after: FreeMap
+    written: Written
 
     def lines(self) -> list[str]:
         """Return what there is to say, in lines."""
         ended = f"exited with {self.status}" if self.status >= 0 else f"was ended by signal {-self.status}"
+        kept, against = self.written, self.written.contradictions
         rate = self.events / self.traced
         return [
             f"command: {ended}; {self.seconds:.1f} s recorded" + ("" if self.whole else ", not to its end"),
             f"events: {self.events:,} ({rate:,.0f} a second), {self.lost:,} lost, {self.trace_bytes / 1e6:,.1f} MB of "
-            f"trace; {self.zone_rows:,} of zones, {self.api_rows:,} of pages and {self.other_rows:,} others kept, "
+            f"trace; {kept.zone_rows:,} of zones, {kept.api_rows:,} of pages and {kept.other_rows:,} others kept, "
             f"{self.folder_bytes / 1e6:,.1f} MB",
-            f"free blocks before: {_agreement(self.before)}",
-            f"free blocks after: {_agreement(self.after)}",
+            f"free blocks before: {_agreement(kept.before)}",
+            f"free blocks after: {_agreement(kept.after)}",
+            f"the events lead from one to the other but for {against.differing:,} frames; they lack at least "
+            f"{against.unseen_removals:,} removals and {against.unseen_frees:,} frees of frames",
             *(["events were lost: a larger --buffer may keep them all"] if self.lost else []),
         ]
 
@@ -131,7 +129,7 @@ def record(out: Path, command: Sequence[str], say: Say, buffer: int | None = Non
         say(f"putting {watch.drain.written / 1e6:,.1f} MB of trace in order")
         log = read_log([(cpu, watch.drain.path(cpu)) for cpu in watch.drain.cpus], watch.formats, watch.page_bytes)
         shutil.rmtree(spool)
-        maps, rows = write_recording(made, log, watch.formats, (before, after), live, say)
+        written = write_recording(made, log, watch.formats, (before, after), live, say)
         return Summary(
             status=process.wait(),
             seconds=seconds,
@@ -142,11 +140,7 @@ def record(out: Path, command: Sequence[str], say: Say, buffer: int | None = Non
             trace_bytes=watch.drain.written,
             folder_bytes=sum(file.stat().st_size for file in made.iterdir()),
             buffer_bytes=watch.buffer,
-            zone_rows=rows[0],
-            api_rows=rows[1],
-            other_rows=rows[2],
-            before=maps[0],
-            after=maps[1],
+            written=written,
         )
 
 

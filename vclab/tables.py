@@ -60,23 +60,24 @@ def _zone_table(name: str, row: npt.NDArray[np.int64]) -> Table:
 
 
 def print_verdict(console: Console, system: System, answers: Sequence[Answer]) -> None:
-    """Print how each policy would answer each order and what that costs, and the verdict in sentences."""
-    title = "One request now: how it is served, its cost in microseconds, and the range of that"
-    table = Table(title=title, title_justify="left", show_lines=True)
-    table.add_column("order", justify="right")
-    for policy in dict.fromkeys(answer.policy for answer in answers):
-        table.add_column(policy.replace("-", "-\n"))
+    """Print how policies would answer each order and what that costs, and the verdict in sentences."""
+    table = Table("order", title="What one request would get now, and cost", title_justify="left")
+    for heading in ("served", "us", "range", "under"):
+        table.add_column(heading, justify="right" if heading in ("us", "range") else "left")
     for order in sorted({answer.order for answer in answers}):
-        table.add_row(str(order), *(_cell(answer) for answer in answers if answer.order == order))
+        policies: dict[tuple[str, str, str], list[str]] = {}
+        for answer in answers:
+            if answer.order == order:
+                span = f"{_microseconds(answer.low)} to {_microseconds(answer.high)}"
+                policies.setdefault((answer.served, _microseconds(answer.nanoseconds), span), []).append(answer.policy)
+        for number, (cells, names) in enumerate(policies.items()):
+            table.add_row(
+                "" if number else str(order), *cells, ", ".join(names), end_section=number + 1 == len(policies)
+            )
     console.print(table)
     console.print("Verdict")
     for line in sentences(system, answers):
         console.print(f"  {line}", markup=False, highlight=False)
-
-
-def _cell(answer: Answer) -> str:
-    cost, low, high = (_microseconds(price) for price in (answer.nanoseconds, answer.low, answer.high))
-    return f"{answer.served}\n{cost}\n{low}–{high}"
 
 
 def _microseconds(nanoseconds: float) -> str:

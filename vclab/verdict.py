@@ -14,7 +14,7 @@ from vclab.system import System
 
 #: Orders asked for: all that the fallback is for.
 ORDERS = range(1, 11)
-PHYSICAL, VIRTUAL, FAILED = "physical", "virtual", "failed"
+PHYSICAL, SMALLER, VIRTUAL, FAILED = "physical", "smaller block", "virtual", "failed"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Answer:
     policy : str
     order : int
     served : str
-        ``physical``, ``virtual`` or ``failed``.
+        ``physical``, ``smaller block``, ``virtual`` or ``failed``.
     nanoseconds, low, high : float
         What the kernel's work on it costs at the preset's prices, and at the ends of their ranges.
     """
@@ -55,7 +55,8 @@ def ask(system: System, policies: Sequence[str] = tuple(POLICIES), orders: Seque
 def _ask(twin: System, policy: str, order: int) -> Answer:
     before = twin.ledger.counts.copy()
     try:
-        served = VIRTUAL if twin.alloc_pages(order, GFP_VFALLBACK).is_virtual else PHYSICAL
+        page = twin.alloc_pages(order, GFP_VFALLBACK)
+        served = VIRTUAL if page.is_virtual else SMALLER if page.order < order else PHYSICAL
     except OutOfMemory:
         served = FAILED
     counts = twin.ledger.counts - before
@@ -97,8 +98,8 @@ def sentences(system: System, answers: Sequence[Answer]) -> list[str]:
         lines.append(f"Orders {_list(missing)} cannot be served physically contiguous now; {_list(contiguous)} can.")
     else:
         lines.append("No order can be served physically contiguous now.")
-    for policy in sorted({answer.policy for answer in answers} - {PHYSICAL}):
-        fallen = [order for order in missing if by_request[policy, order].served == VIRTUAL]
+    for policy in dict.fromkeys(answer.policy for answer in answers):
+        fallen = [order for order in missing if by_request[policy, order].served in (VIRTUAL, SMALLER)]
         if fallen and any(by_request[policy, order].served == PHYSICAL for order in contiguous):
             lines.append(f"{policy} falls back at orders {_list(fallen)}.")
     virtual = by_request.get(("always-virtual", 9))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from vclab.host.eventlog import OTHER_EVENTS, PAGE_EVENTS, EventLog
 from vclab.host.formats import EventFormat
 from vclab.host.watch import Glimpse
 from vclab.recordings import layout
-from vclab.recordings.freemap import FreeMap, ZoneEvents, free_map
+from vclab.recordings.freemap import Contradictions, FreeMap, ZoneEvents, block_frames, contradictions, free_map
 from vclab.recordings.layout import EventRows
 from vclab.recordings.occupancy import FlagRuns
 from vclab.recordings.procfiles import read_buddyinfo, read_zoneinfo
@@ -28,6 +29,28 @@ _AREA_FREED = OTHER_EVENTS["vmalloc/free_vmap_area_noflush"]
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a recording's files hold.
+
+    Attributes
+    ----------
+    before, after : FreeMap
+        The free blocks at both ends.
+    contradictions : Contradictions
+        Between these and the events.
+    zone_rows, api_rows, other_rows : int
+        Events of zones, of pages, and others.
+    """
+
+    before: FreeMap
+    after: FreeMap
+    contradictions: Contradictions
+    zone_rows: int
+    api_rows: int
+    other_rows: int
+
+
 def write_recording(
     folder: Path,
     log: EventLog,
@@ -35,7 +58,7 @@ def write_recording(
     glimpses: tuple[Glimpse, Glimpse],
     live: dict[str, bytes],
     say: Say,
-) -> tuple[tuple[FreeMap, FreeMap], tuple[int, int, int]]:
+) -> Written:
     """Write what was watched as the files of a recording.
 
     Parameters
@@ -48,11 +71,6 @@ def write_recording(
     live : dict of str to bytes
         Further texts.
     say : callable
-
-    Returns
-    -------
-    tuple
-        The two maps of free blocks, and the numbers of rows written: of zones, of pages, of other events.
     """
     if len(log.cpu) and log.cpu.max() > _LARGEST_CPU:
         raise HostError(f"CPU {log.cpu.max()}, on this machine, a recording holds CPUs 0 to {_LARGEST_CPU}")
@@ -84,7 +102,10 @@ def write_recording(
     words = log.words[areas][:, :3]
     layout.write_vmap_events(folder / "vmap_events.npz", log.time[other[areas]], operation[areas] == _AREA_FREED, words)
     write_live(folder, live, formats)
-    return (first, last), (len(stream), len(api), len(other))
+    found = contradictions(
+        block_frames(first.blocks, npfn), block_frames(last.blocks, npfn), _zone_events(log, zone), first.row, last.row
+    )
+    return Written(first, last, found, len(stream), len(api), len(other))
 
 
 def write_glimpse(folder: Path, prefix: str, seen: Glimpse, log: EventLog, zone: npt.NDArray[np.int64]) -> FreeMap:
@@ -108,7 +129,7 @@ def write_glimpse(folder: Path, prefix: str, seen: Glimpse, log: EventLog, zone:
     early, late = (int(np.searchsorted(times, moment)) for moment in seen.before)
     found = free_map(
         runs,
-        ZoneEvents(log.operation[zone], log.order[zone], log.frame[zone]),
+        _zone_events(log, zone),
         range(early, late + 1),
         int(np.searchsorted(times, seen.flags_end)),
         read_zoneinfo(folder / f"{prefix}_zoneinfo.txt"),
@@ -123,6 +144,10 @@ def write_live(folder: Path, live: dict[str, bytes], formats: Sequence[EventForm
     for name, text in live.items():
         (folder / f"live_{name}.txt").write_bytes(text)
     (folder / "formats.txt").write_text("\n".join(one.text for one in formats), encoding="utf-8")
+
+
+def _zone_events(log: EventLog, zone: npt.NDArray[np.int64]) -> ZoneEvents:
+    return ZoneEvents(log.operation[zone], log.order[zone], log.frame[zone])
 
 
 def _event_rows(log: EventLog, rows: npt.NDArray[np.int64]) -> EventRows:

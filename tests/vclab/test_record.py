@@ -55,6 +55,7 @@ def test_what_is_recorded_replays(tmp_path: Path) -> None:
         compacting = np.isin(archive.column("op", np.uint8), (9, 10)).any()
     buddy, _ = replay.follow(recording, kernel_stream(recording), ascending=False, merge_likely_to_tail=True)
     # Removals that no event shows (isolated for compaction, or for reporting free pages) are rare elsewhere.
+    assert "the events lead from one to the other but for" in done.stdout
     assert compacting or replay.differing_frames(recording, buddy, recording.free_after) <= 16
     for file in out.iterdir():
         assert file.suffix != ".raw"

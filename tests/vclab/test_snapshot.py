@@ -51,7 +51,7 @@ def test_per_cpu_lists_are_read_by_zone() -> None:
 def test_a_snapshot_starts_a_machine(tmp_path: Path) -> None:
     done = vclab("snapshot", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for words in ("zone DMA32", "direct map:", "Per-CPU lists", "early-", "Verdict", "Zone Normal", "out"):
+    for words in ("zone DMA32", "direct map:", "Per-CPU lists", "early-fallback", "Verdict", "Zone Normal", "out"):
         assert words in done.stdout
     assert [place.name for place in tmp_path.iterdir()] == ["out"]
     recording = recordings.load(tmp_path / "out")

@@ -39,7 +39,8 @@ def test_answers_are_those_of_the_model_at_the_presets_prices() -> None:
         twin = system.copy(policy=answer.policy)
         try:
             page = twin.alloc_pages(answer.order, GFP_VFALLBACK)
-            assert answer.served == ("virtual" if page.is_virtual else "physical")
+            smaller = page.order < answer.order
+            assert answer.served == ("virtual" if page.is_virtual else "smaller block" if smaller else "physical")
         except OutOfMemory:
             assert answer.served == "failed"
         counts = twin.ledger.counts - before
@@ -53,6 +54,7 @@ def test_physical_fails_where_no_block_is_left_and_fallback_does_not() -> None:
     for order in range(1, 11):
         assert by_request["physical", order] == ("physical" if order < 6 else "failed")
         assert by_request["early-fallback", order] == ("physical" if order < 6 else "virtual")
+        assert by_request["min-order", order] == ("physical" if order < 6 else "smaller block")
         assert by_request["always-virtual", order] == "virtual"
 
 

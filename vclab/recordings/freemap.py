@@ -82,6 +82,17 @@ def free_frames(runs: FlagRuns) -> npt.NDArray[np.bool_]:
     return np.repeat(runs.flags & _BUDDY != 0, lengths)
 
 
+def _touches(events: ZoneEvents, first: int, end: int, frames: int) -> tuple[Frames, npt.NDArray[np.bool_]]:
+    """Return each frame that rows of events touch, in the order of time, and whether the event freed it."""
+    operation, frame = events.operation[first:end], events.frame[first:end]
+    sizes = np.int64(1) << events.order[first:end].astype(np.int64)
+    inside = (frame >= 0) & (frame + sizes <= frames)
+    sizes, starts, freed = sizes[inside], frame[inside], np.isin(operation[inside], _FREEING)
+    event = np.repeat(np.arange(len(sizes)), sizes)
+    touched = starts[event] + np.arange(len(event)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return touched, freed[event]
+
+
 def rewind(
     free: npt.NDArray[np.bool_],
     events: ZoneEvents,
@@ -107,16 +118,68 @@ def rewind(
         How many frames changed.
     """
     before = free.copy()
-    operation, frame = events.operation[first:end], events.frame[first:end]
-    sizes = np.int64(1) << events.order[first:end].astype(np.int64)
-    inside = (frame >= 0) & (frame + sizes <= len(free))
-    sizes, starts = sizes[inside], frame[inside]
-    was_free = ~np.isin(operation[inside], _FREEING)
-    event = np.repeat(np.arange(len(sizes)), sizes)
-    touched = starts[event] + np.arange(len(event)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    touched, freed = _touches(events, first, end, len(free))
     # Latest first: of several values for one frame the last one stays, which is that of its first event.
-    free[touched[::-1]] = was_free[event[::-1]]
+    free[touched[::-1]] = ~freed[::-1]
     return int(np.count_nonzero(free != before))
+
+
+@dataclass(frozen=True)
+class Contradictions:
+    """Where a trace and the free frames at its ends contradict each other, in frames.
+
+    Kernels isolate blocks for compaction and for reporting without an event, free past a locked per-CPU list, and now
+    and then refill such a list unseen.
+
+    Attributes
+    ----------
+    unseen_removals : int
+        Freed while free: a removal in between shows in no event.
+    unseen_frees : int
+        Removed while not free: so does a free.
+    differing : int
+        Free, or not, at the end, other than the events leave them.
+    """
+
+    unseen_removals: int
+    unseen_frees: int
+    differing: int
+
+
+def contradictions(
+    before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], events: ZoneEvents, first: int, end: int
+) -> Contradictions:
+    """Hold a trace against the free frames at both ends.
+
+    Parameters
+    ----------
+    before, after : bool[npfn]
+    events : ZoneEvents
+    first, end : int
+        Rows between.
+    """
+    touched, freed = _touches(events, first, end, len(before))
+    order = np.argsort(touched, kind="stable")
+    touched, freed = touched[order], freed[order]
+    was_free = np.roll(freed, 1)
+    begins = np.diff(touched, prepend=-1) != 0
+    was_free[begins] = before[touched[begins]]
+    left = before.copy()
+    ends = np.diff(touched, append=-1) != 0
+    left[touched[ends]] = freed[ends]
+    return Contradictions(
+        unseen_removals=int(np.count_nonzero(was_free & freed)),
+        unseen_frees=int(np.count_nonzero(~was_free & ~freed)),
+        differing=int(np.count_nonzero(left != after)),
+    )
+
+
+def block_frames(blocks: BlockMap, npfn: int) -> npt.NDArray[np.bool_]:
+    """Return which frames lie in blocks, bool[npfn]."""
+    steps = np.zeros(npfn + 1, np.int8)
+    steps[blocks.frames] += 1
+    steps[blocks.frames + (np.int64(1) << blocks.orders.astype(np.int64))] -= 1
+    return np.cumsum(steps[:-1], dtype=np.int8) > 0
 
 
 def free_blocks(free: npt.NDArray[np.bool_], borders: Sequence[int] = ()) -> BlockMap:

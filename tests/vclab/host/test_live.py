@@ -32,6 +32,8 @@ def test_captured_pages_read_as_the_plain_reading_reads_them(tmp_path: Path) -> 
     for _, path in files:
         content = path.read_bytes()
         size = watched.page_bytes
+        if not content:
+            continue  # nothing happened on that CPU
         counts = check([content[start : start + size] for start in range(0, min(len(content), 20 * size), size)])
         assert counts["BROKEN_PAGES"] == counts["LOST_PAGES"] == 0
         events += counts["EVENTS"]

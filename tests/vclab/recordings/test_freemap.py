@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from tests.vclab.recordings.small import quick
 from vclab.recordings import Operation
-from vclab.recordings.freemap import ZoneEvents, blocks_by_zone, free_blocks, free_frames, free_map, rewind
+from vclab.recordings.freemap import (
+    Contradictions,
+    ZoneEvents,
+    block_frames,
+    blocks_by_zone,
+    contradictions,
+    free_blocks,
+    free_frames,
+    free_map,
+    rewind,
+)
 from vclab.recordings.occupancy import FlagRuns
 from vclab.recordings.procfiles import BuddyInfo, ZoneInfo
 
@@ -139,3 +149,36 @@ def test_blocks_are_the_largest_aligned_ones(seed: int, border: bool) -> None:
 def test_flags_tell_what_is_free() -> None:
     flags = FlagRuns(np.array([0, 3, 5]), np.array([0, BUDDY | 1 << 5, 1 << 10], np.uint64), 7)
     assert free_frames(flags).tolist() == [False] * 3 + [True] * 4
+
+
+@quick
+@given(st.integers(0, 2**32), st.integers(0, 3))
+def test_events_that_a_trace_lacks_are_found_where_they_show(seed: int, lacking: int) -> None:
+    """Beside a walk over the events, frame by frame."""
+    machine = Machine(random.Random(seed))
+    before = machine.free.copy()
+    for _ in range(200):
+        machine.step()
+    rows = machine.rows
+    if not lacking:
+        found = contradictions(before, machine.free, machine.events(), 0, len(rows))
+        assert found == Contradictions(0, 0, 0)
+    for _ in range(min(lacking, len(rows))):
+        del rows[machine.rng.randrange(len(rows))]
+    free = before.copy()
+    removals = frees = 0
+    for operation, order, frame in rows:
+        for one in range(frame, frame + (1 << order)):
+            freed = operation in (Operation.FREE, Operation.DRAIN)
+            removals += free[one] and freed
+            frees += not free[one] and not freed
+            free[one] = freed
+    found = contradictions(before, machine.free, machine.events(), 0, len(rows))
+    assert found == Contradictions(removals, frees, int((free != machine.free).sum()))
+
+
+@quick
+@given(st.integers(0, 2**32))
+def test_blocks_hold_the_frames_that_they_were_made_of(seed: int) -> None:
+    free = Machine(random.Random(seed)).free
+    assert (block_frames(free_blocks(free), len(free)) == free).all()
