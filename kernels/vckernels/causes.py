@@ -155,6 +155,14 @@ class Cause(IntEnum):
     """Frames and list entries that compaction's migrate scanner looked at."""
     ISOLATED_SOURCE = 65
     """Frames of pages that it took off reclaim's lists."""
+    PAGE_MIGRATED = 66
+    """Frames of pages that compaction moved."""
+    MIGRATION_BATCH = 67
+    """Batches of moved pages, for each of which other CPUs flush once."""
+    MIGRATION_FAILURE = 68
+    """Frames of pages that were put back because there was nowhere to move them."""
+    CAPTURE = 69
+    """Blocks that a compacting request took over in the moment when they became free."""
 
 
 COUNTERS = len(Cause)

@@ -40,6 +40,10 @@ WHOLE_ZONE_ORDER = -1
 """Order of a run that compacts for no request: proactive, or asked for by the administrator."""
 
 
+CAPTURE_NONE = -1
+CAPTURE_OFF = -2
+
+
 class CompactMode(IntEnum):
     """How much a run may wait (``enum migrate_mode``)."""
 
@@ -108,6 +112,20 @@ class RunField(IntEnum):
     """Frames of pages waiting for a target [``nr_migratepages``]."""
     PAGES_HELD = 17
     """How many pages wait."""
+    CAPTURED = 18
+    """First frame of the block that the request has captured, ``CAPTURE_NONE``, or ``CAPTURE_OFF``."""
+    LAST_MIGRATED = 19
+    """Start of the pageblock that pages were taken from last, -1: none [``last_migrated_pfn``]."""
+    KEEP_EQUAL = 20
+    """1 while both migrate positions of the zone are to be the same [``update_cached``]."""
+    ALLOC_FLAGS = 21
+    """What the request may do (:class:`~vckernels.allocflags.AllocFlag`)."""
+    HIGHEST_ZONE = 22
+    """The highest zone that it may use."""
+    PROACTIVENESS = 23
+    """How much fragmentation proactive work puts up with, 100 less this in percent."""
+    KSWAPD_RUNS = 24
+    """1 while kswapd is at work, for which proactive work makes way."""
 
 
 ZONE_FIELDS = len(ZoneField)
@@ -128,9 +146,11 @@ class Compaction(NamedTuple):
     first, last : int64[ORDERS]
         Ends of each list of held free blocks, -1 where empty. Nothing is held between runs.
     sources : int64[512]
-        First frames of the pages that wait for a target, as many as ``run[PAGES_HELD]``, the last taken last.
+        First frames of the pages that wait for a target, as many as ``run[PAGES_HELD]``; the last is served first.
     targets : int64[1024]
-        Scratch: where pages go, and pages that came of splitting.
+        Scratch: pairs of old and new frames of a batch.
+    pieces : int64[1024]
+        Scratch: frames of pages that were split.
     """
 
     skip: npt.NDArray[np.uint8]
@@ -140,6 +160,7 @@ class Compaction(NamedTuple):
     last: npt.NDArray[np.int64]
     sources: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64]
+    pieces: npt.NDArray[np.int64]
 
 
 def new_compaction(frames: int) -> Compaction:
@@ -151,6 +172,8 @@ def new_compaction(frames: int) -> Compaction:
     run[RunField.MIGRATETYPE] = Migratetype.MOVABLE
     run[RunField.FILES] = 1
     run[RunField.FAST_START] = -1
+    run[RunField.CAPTURED] = CAPTURE_OFF
+    run[RunField.LAST_MIGRATED] = -1
     return Compaction(
         skip=np.zeros((frames + PAGEBLOCK_FRAMES - 1) // PAGEBLOCK_FRAMES, np.uint8),
         zone=zone,
@@ -159,6 +182,7 @@ def new_compaction(frames: int) -> Compaction:
         last=np.full(ORDERS, -1, np.int64),
         sources=np.zeros(PAGEBLOCK_FRAMES, np.int64),
         targets=np.zeros(2 * PAGEBLOCK_FRAMES, np.int64),
+        pieces=np.zeros(2 * PAGEBLOCK_FRAMES, np.int64),
     )
 
 

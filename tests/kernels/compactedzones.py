@@ -7,12 +7,16 @@ import random
 import numpy as np
 
 from tests.kernels.pagedzones import PagedPair
-from tests.oracles.compaction import PlainCompaction, PlainLimits
+from tests.oracles.compaction import PlainLimits
+from tests.oracles.compactrun import PlainRun
 from tests.oracles.pages import PlainPage
-from vckernels import compactcontrol, freescan, migratescan
+from vckernels import compactcontrol, freescan, migratescan, migration
+from vckernels import compaction as kernels
+from vckernels.allocflags import AllocFlag
 from vckernels.buddy import ISOLATED, ORDERS, Migratetype
 from vckernels.compactcontrol import RunField, ZoneField
-from vckernels.watermark import new_limits
+from vckernels.compaction import CompactResult
+from vckernels.watermark import ZoneIndex, new_limits
 
 
 class CompactedPair(PagedPair):
@@ -28,7 +32,9 @@ class CompactedPair(PagedPair):
         super().__init__(frames, types, split_lists)
         marks = limits or PlainLimits()
         self.compaction = compactcontrol.new_compaction(frames)
-        self.plain_compaction = PlainCompaction(self.plain_pages, marks)
+        self.moves = migration.new_moves()
+        self.log: list[tuple[int, int, int, int]] = []
+        self.plain_compaction = PlainRun(self.plain_pages, marks)
         self.limits = new_limits(
             min=marks.min,
             low=marks.low,
@@ -150,14 +156,75 @@ class CompactedPair(PagedPair):
         compactcontrol.clear_hints(self.buddy, self.pages, self.compaction)
         self.plain_compaction.clear_hints()
 
+    # Whole runs
+
+    def finish(self) -> str:
+        """Advance the kernel's run to its end, emptying the log of moves as often as it is full."""
+        while True:
+            result = kernels.advance(self.buddy, self.pages, self.limits, self.compaction, self.moves)
+            used = int(self.moves.used[0])
+            columns = (self.moves.old, self.moves.new, self.moves.owners, self.moves.orders)
+            self.log += list(zip(*(column[:used].tolist() for column in columns), strict=True))
+            self.moves.used[0] = 0
+            if result != CompactResult.CONTINUE:
+                return CompactResult(result).name
+
+    def direct(self, order: int, migratetype: int, priority: int, files: bool = True) -> str:
+        """Compact for a request; return the result's name."""
+        state = (self.buddy, self.pages, self.limits, self.compaction)
+        zone = ZoneIndex.NORMAL
+        result = kernels.begin_direct(*state, order, migratetype, priority, files, zone, AllocFlag.WMARK_MIN)
+        name = CompactResult(result).name
+        if result == CompactResult.CONTINUE:
+            name = self.finish()
+        if name != "DEFERRED":
+            result = kernels.end_direct(self.compaction, order, priority, CompactResult[name])
+            name = CompactResult(result).name
+        assert name == self.plain_compaction.direct(order, migratetype, priority, files)
+        if name != "DEFERRED":
+            captured = int(self.compaction.run[RunField.CAPTURED])
+            assert (None if captured < 0 else captured) == self.plain_compaction.captured
+        return name
+
+    def background(self, order: int) -> str:
+        """Compact as kcompactd; return the result's name."""
+        state = (self.buddy, self.pages, self.limits, self.compaction)
+        result = kernels.begin_background(*state, order, ZoneIndex.NORMAL, AllocFlag.WMARK_MIN)
+        name = CompactResult(result).name
+        if result == CompactResult.CONTINUE:
+            name = self.finish()
+            kernels.end_background(self.compaction, order, CompactResult[name])
+        assert name == self.plain_compaction.background(order)
+        return name
+
+    def whole(self, proactiveness: int = 0) -> str:
+        """Compact the whole zone; return the result's name."""
+        kernels.begin_whole_zone(self.buddy, self.pages, self.compaction, proactiveness)
+        name = self.finish()
+        assert name == self.plain_compaction.whole(proactiveness)
+        return name
+
     # Comparing
+
+    def check_run(self) -> None:
+        """Compare what runs leave behind, and the zone: nothing is held."""
+        assert self.log == self.plain_compaction.log
+        assert (self.compaction.first == -1).all()
+        assert not self.plain_compaction.sources
+        for field in ZoneField:
+            self.zone(field.name.lower())
+        for name in ("migrate_at", "free_at", "fast_start", "fast_failures", "search_order"):
+            self.run(name)
+        assert set(np.flatnonzero(self.compaction.skip).tolist()) == self.plain_compaction.skip
+        self.check()
 
     def check_compaction(self) -> None:
         """Compare everything that compaction has, and the zone."""
         held = [frame for order in range(ORDERS) for frame in self.held_blocks(order)]
         assert len(self.sources) == self.run("pages_held")
         for field in RunField:
-            self.run(field.name.lower())
+            if hasattr(self.plain_compaction.run, field.name.lower()):
+                self.run(field.name.lower())
         for field in ZoneField:
             self.zone(field.name.lower())
         assert set(np.flatnonzero(self.compaction.skip).tolist()) == self.plain_compaction.skip

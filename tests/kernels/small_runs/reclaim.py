@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vckernels import buddy, claim, compactcontrol, freescan, migratescan, pages, watermark
+from vckernels import buddy, claim, compactcontrol, compaction, freescan, migratescan, migration, pages, watermark
 
 zone = buddy.new_buddy(64, lists=pages.LRU_LISTS)
 buddy.free_at_boot(zone, np.zeros(1, np.int64), np.full(1, 6, np.int8), True)
@@ -42,3 +42,12 @@ state.run[compactcontrol.RunField.FREE_AT] = 64
 migratescan.isolate_migrate(zone, data, state)
 migratescan.isolate_sources(zone, data, state, 0, 64)
 migratescan.put_sources_back(zone, data, state)
+
+moves = migration.new_moves()
+compaction.begin_direct(zone, data, limits, state, 4, 1, 1, True, 2, 0)
+compaction.advance(zone, data, limits, state, moves)
+compaction.end_direct(state, 4, 1, 4)
+compaction.begin_background(zone, data, limits, state, 4, 2, 0)
+compaction.end_background(state, 4, 5)
+compaction.begin_whole_zone(zone, data, state, 20)
+compaction.wants_proactive(zone, 20, 64, False)
