@@ -391,6 +391,29 @@ def snapshot(out: Path | None = None, /, *, cpu: str = "zen3", linux: str = "6.1
     return DONE
 
 
+@app.command(name="vmap-cost")
+def vmap_cost(*, effects: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Hold the model of vmap and vunmap of 2008 against the published table: what is fitted, what predicted.
+
+    For example:
+
+        vclab vmap-cost
+        vclab vmap-cost --effects
+
+    Parameters
+    ----------
+    effects
+        Also what each unfitted number does at both ends of its range, in about half a minute.
+    """
+    from vclab import costtables, presets, vmapcost
+
+    free, cells = vmapcost.published()
+    costtables.print_vmap_cost(_console(), free, cells)
+    if effects:
+        costtables.print_effects(_console(), vmapcost.effects(presets.multiprocessor("opteron-2008")))
+    return DONE
+
+
 def _say(line: str) -> None:
     """Tell in a line what goes on, beside the results."""
     print(line, file=sys.stderr, flush=True)

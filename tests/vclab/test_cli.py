@@ -69,7 +69,7 @@ def test_importing_the_command_line_is_light() -> None:
 
 
 def test_help_has_examples(tmp_path: Path) -> None:
-    for command in ([], ["run"], ["replay"], ["list"], ["report"], ["record"], ["snapshot"]):
+    for command in ([], ["run"], ["replay"], ["list"], ["report"], ["record"], ["snapshot"], ["vmap-cost"]):
         done = vclab(*command, "--help", cwd=tmp_path)
         assert done.returncode == 0
         assert f"vclab {' '.join(command)}".strip() in done.stdout

@@ -12,7 +12,7 @@ import pytest
 
 from vclab import presets
 from vclab.errors import ConfigurationError
-from vclab.presets import CpuPreset, LinuxPreset, Preset
+from vclab.presets import CpuPreset, LinuxPreset, MultiprocessorPreset, Preset
 from vclab.units import PAGE_SIZES
 
 CPU_FOLDER = Path(presets.__file__).parent / "cpu"
@@ -21,7 +21,9 @@ KERNEL_FILE = re.compile(r"Linux \d+\.\d+, (?:\w+/)+\w+\.(?:c|h|rst)\b")
 ALL_PRESETS: list[Preset] = [
     *(presets.cpu(name) for name in presets.cpu_names()),
     *(presets.linux(name) for name in presets.linux_names()),
+    *(presets.multiprocessor(name) for name in presets.multiprocessor_names()),
 ]
+FOLDERS = {CpuPreset: "cpu", LinuxPreset: "linux", MultiprocessorPreset: "multiprocessor"}
 
 TLB_FLAG = "tlb.1.holds_directories.value"
 TRUE = '{ value = true, estimate = "a guess" }'
@@ -75,7 +77,7 @@ def test_names() -> None:
 
 @pytest.mark.parametrize("preset", ALL_PRESETS, ids=lambda preset: preset.name)
 def test_every_number_is_listed_with_one_origin(preset: Preset) -> None:
-    folder = CPU_FOLDER if isinstance(preset, CpuPreset) else LINUX_FOLDER
+    folder = CPU_FOLDER.with_name(FOLDERS[type(preset)])
     lines = inline_tables(folder / f"{preset.name}.toml")
     assert all(("source =" in line) != ("estimate =" in line) for line in lines)
     numbers = preset.numbers()

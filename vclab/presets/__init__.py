@@ -1,7 +1,7 @@
 """Presets: the numbers of CPUs and of Linux releases, as data with a source for each.
 
-A preset is a TOML file in ``cpu/`` or ``linux/``. A number in it is an inline table with a ``value`` and
-either a ``source`` (who published or measured it) or an ``estimate`` (the reasoning, where nobody did).
+A preset is a TOML file in ``cpu/``, ``linux/`` or ``multiprocessor/``. A number in it is an inline table with a
+``value`` and either a ``source`` (who published or measured it) or an ``estimate`` (the reasoning, where nobody did).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from vclab.presets.cpu_preset import (
     WalkCache,
 )
 from vclab.presets.linux_preset import AddressSpace, Costs, LinuxPreset
-from vclab.presets.sourced import Cost, Labelled, Number, Preset, Sourced
+from vclab.presets.multiprocessor_preset import MultiprocessorPreset
+from vclab.presets.sourced import Cost, Labelled, Number, Preset, Ranged, Sourced
 
 __all__ = [
     "AddressSpace",
@@ -36,9 +37,11 @@ __all__ = [
     "Labelled",
     "Latency",
     "LinuxPreset",
+    "MultiprocessorPreset",
     "Number",
     "PageSizes",
     "Preset",
+    "Ranged",
     "Sourced",
     "TlbStructure",
     "WalkCache",
@@ -46,6 +49,8 @@ __all__ = [
     "cpu_names",
     "linux",
     "linux_names",
+    "multiprocessor",
+    "multiprocessor_names",
     "read",
 ]
 
@@ -83,6 +88,11 @@ def linux_names() -> list[str]:
     return sorted(file.stem for file in Path(__file__).with_name("linux").glob("*.toml"))
 
 
+def multiprocessor_names() -> list[str]:
+    """Return the names of all multiprocessor presets, sorted."""
+    return sorted(file.stem for file in Path(__file__).with_name("multiprocessor").glob("*.toml"))
+
+
 @cache
 def cpu(name: str) -> CpuPreset:
     """Return a CPU preset by name; ``ConfigurationError`` lists what exists if it does not."""
@@ -93,3 +103,9 @@ def cpu(name: str) -> CpuPreset:
 def linux(name: str) -> LinuxPreset:
     """Return a Linux preset by name; ``ConfigurationError`` lists what exists if it does not."""
     return _find("linux", name, linux_names(), LinuxPreset)
+
+
+@cache
+def multiprocessor(name: str) -> MultiprocessorPreset:
+    """Return a multiprocessor preset by name; ``ConfigurationError`` lists what exists if it does not."""
+    return _find("multiprocessor", name, multiprocessor_names(), MultiprocessorPreset)

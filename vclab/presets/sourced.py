@@ -54,8 +54,8 @@ class Labelled(Sourced[T], Generic[T]):
     label: Text
 
 
-class Cost(Labelled[Quantity]):
-    """A labelled price and the range, ``low`` to ``high``, that sources or reasoning allow."""
+class Ranged(Sourced[Quantity]):
+    """A sourced value and the range, ``low`` to ``high``, that sources or reasoning allow."""
 
     low: Amount
     high: Quantity
@@ -65,6 +65,12 @@ class Cost(Labelled[Quantity]):
         if not self.low <= self.value <= self.high:
             raise ValueError(f"the value {self.value:g} is not in its range from {self.low:g} to {self.high:g}")
         return self
+
+
+class Cost(Ranged):
+    """A price with its range, labelled with the Linux release it was read from."""
+
+    label: Text
 
 
 class Preset(Model):
@@ -80,7 +86,7 @@ class Preset(Model):
 
 def _numbers(item: object, path: str) -> Iterator[Number]:
     if isinstance(item, Sourced):
-        span = f"{item.low:g} to {item.high:g}" if isinstance(item, Cost) else None
+        span = f"{item.low:g} to {item.high:g}" if isinstance(item, Ranged) else None
         yield Number(path, item.value, item.source or item.estimate or "", item.source is None, span)
     elif isinstance(item, Model):
         for field in type(item).model_fields:
