@@ -1,4 +1,4 @@
-"""The allocator against a recorded kernel: T1, T2, T3, T7 and the free-running replay."""
+"""The allocator against a recorded kernel: T1, T2, T3, T6, T7 and the free-running replay."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from vckernels.replay import Count
+from vckernels.replay import Count, Stream
 from vclab import recordings, replay
 from vclab.errors import RecordingError
 from vclab.recorded import kernel_stream, pageblock_types, recorded_zone, snapshot_buddy
 from vclab.recordings import Recording
+from vclab.replay import lists
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +100,40 @@ def test_unknown_migratetypes_are_refused(recording: Recording) -> None:
     stream = dataclasses.replace(recording.stream, migratetype=np.full_like(recording.stream.migratetype, 5))
     with pytest.raises(RecordingError, match="migratetypes above 4"):
         kernel_stream(dataclasses.replace(recording, stream=stream))
+
+
+def test_t6_next_page_of_a_cpus_list_is_foreseen(checks: dict[str, replay.Check]) -> None:
+    """The shipped recording keeps the first rows of the API level: lists hold what was there before for long."""
+    assert checks["T6 known"].rate >= 0.999
+    assert checks["T6 all"].rate >= 0.89 and checks["T6 all"].threshold is None
+
+
+def test_t6_is_left_out_without_rows_of_the_api(recording: Recording) -> None:
+    bare = dataclasses.replace(recording, pages=None)
+    assert lists.check_lists(bare, kernel_stream(bare)) == []
+    empty = dataclasses.replace(recording, pages=recording.pages.head(0) if recording.pages else None)
+    assert lists.check_lists(empty, kernel_stream(empty)) == []
+
+
+def test_rows_of_the_api_stand_where_they_happened(recording: Recording) -> None:
+    stream = kernel_stream(recording)
+    merged = lists.list_stream(recording, stream)
+    of_zone = np.isin(merged.operation, (3, 4, 5))
+    counterpart = stream.operation != 1
+    assert np.array_equal(merged.frame[of_zone], stream.frame[counterpart][: np.count_nonzero(of_zone)])
+    assert recording.pages is not None
+    pages = merged.frame[~of_zone] + recording.first_frame
+    assert np.array_equal(pages, recording.pages.frame)
+    # What the API frees past the lists (orders 4 to 8) the zone has at the same place.
+    straight = np.flatnonzero(np.isin(merged.order, (4, 5, 6, 7, 8)) & (merged.operation == 1))
+    before = np.cumsum(of_zone)[straight]
+    zone_before = np.cumsum(counterpart)[(stream.operation == 1) & (stream.order != 10)][: len(straight)]
+    assert np.array_equal(before, zone_before)
+
+
+def test_explained_fallbacks() -> None:
+    operation = np.array([3, 5, 5, 3, 5], np.uint8)
+    frame = np.array([7, 7, 7, 8, 9], np.int64)
+    none = np.zeros(5, np.uint8)
+    stream = Stream(operation, none, none.astype(np.int8), none, frame, none.astype(np.uint16))
+    assert lists.explained_fallbacks(stream).tolist() == [False, True, False, False, False]

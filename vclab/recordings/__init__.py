@@ -12,14 +12,27 @@ from pathlib import Path
 from vclab.recordings.compact import read_compact, write_compact
 from vclab.recordings.folder import read_folder
 from vclab.recordings.procfiles import ZoneInfo
-from vclab.recordings.recording import AllocatedMap, BlockMap, FrameKind, Operation, Recording, ZoneStream
+from vclab.recordings.recording import (
+    AllocatedMap,
+    BlockMap,
+    CompactionStep,
+    CompactionStream,
+    FrameKind,
+    Operation,
+    PageStream,
+    Recording,
+    ZoneStream,
+)
 from vclab.recordings.refusal import reading, refusal
 
 __all__ = [
     "AllocatedMap",
     "BlockMap",
+    "CompactionStep",
+    "CompactionStream",
     "FrameKind",
     "Operation",
+    "PageStream",
     "Recording",
     "ZoneInfo",
     "ZoneStream",

@@ -8,6 +8,7 @@ below.
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 import zipfile
@@ -34,8 +35,8 @@ _READ_BYTES = 4096
 _MAGIC = b"\x93NUMPY"
 _HEADER_BYTES = 4096
 _HEADER = re.compile(
-    r"\{'descr': '([<>|=]?[iu][1248])', 'fortran_order': (?:True|False), "
-    r"'shape': \((?:(\d{1,12}),)?\),? ?\}\s*",
+    r"\{'descr': '([<>|=]?[iu][1248])', 'fortran_order': (True|False), "
+    r"'shape': \((?:(\d{1,12}),(?: (\d{1,3}))?)?\),? ?\}\s*",
     re.ASCII,
 )
 
@@ -101,12 +102,20 @@ class Archive:
             dtype[n], writable.
         """
         with reading(self.where(name)):
-            stored, dimensions = self._read(name)
-        if dimensions != 1:
-            raise refusal("a single number", self.where(name), "it should have one dimension")
+            stored, shape = self._read(name)
+        if len(shape) != 1:
+            raise refusal(_dimensions(shape), self.where(name), "it should have one dimension")
         if length is not None and stored.size != length:
             raise refusal(f"{stored.size} elements", self.where(name), f"it should have {length}")
         return fitted(stored, dtype, self.where(name))
+
+    def table(self, name: str, dtype: type[Integer], rows: int, columns: int) -> NDArray[Integer]:
+        """Return a member of two dimensions, dtype[rows, columns]; another shape is refused."""
+        with reading(self.where(name)):
+            stored, shape = self._read(name)
+        if shape != (rows, columns):
+            raise refusal(_dimensions(shape), self.where(name), f"it should have {rows} rows of {columns}")
+        return fitted(stored, dtype, self.where(name)).reshape(shape)
 
     def scalar(self, name: str) -> int:
         """Return a member that holds a single number."""
@@ -127,13 +136,14 @@ class Archive:
             raise refusal("an empty or repeated name", self.where(name), "names differ, one a line")
         return lines
 
-    def _read(self, name: str) -> tuple[NDArray[Any], int]:
-        """Return a member as a flat array in native byte order, and its number of dimensions (0 or 1)."""
+    def _read(self, name: str) -> tuple[NDArray[Any], tuple[int, ...]]:
+        """Return a member as a flat array in native byte order, and its shape (up to two dimensions)."""
         if not self.holds(name):
             raise refusal("no such member", self.where(name), "the layout needs it")
         member = self._members[f"{name}.npy"]
         with self._zip.open(member) as stream:
-            dtype, count, dimensions = _read_header(stream, self.where(name))
+            dtype, shape = _read_header(stream, self.where(name))
+            count = math.prod(shape)
             if count > MEMBER_ELEMENTS:
                 raise refusal(f"{count} elements", self.where(name), f"it has at most {MEMBER_ELEMENTS}")
             self._bytes_left -= 8 * count
@@ -151,11 +161,15 @@ class Archive:
                     raise refusal("cut short", self.where(name), f"it should hold {size} bytes of data")
                 content += part
         array: NDArray[Any] = np.frombuffer(content, dtype=dtype)
-        return array.astype(dtype.newbyteorder("="), copy=False), dimensions
+        return array.astype(dtype.newbyteorder("="), copy=False), shape
 
 
-def _read_header(stream: IO[bytes], where: str) -> tuple[np.dtype[Any], int, int]:
-    """Return dtype, element count and number of dimensions from an npy header: matched, never evaluated."""
+def _dimensions(shape: tuple[int, ...]) -> str:
+    return f"a shape of {' x '.join(map(str, shape))}" if shape else "a single number"
+
+
+def _read_header(stream: IO[bytes], where: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Return dtype and shape from an npy header: matched, never evaluated."""
     start = stream.read(8)
     version = start[6:]
     if start[:6] != _MAGIC or version not in (b"\x01\x00", b"\x02\x00"):
@@ -164,10 +178,10 @@ def _read_header(stream: IO[bytes], where: str) -> tuple[np.dtype[Any], int, int
     (length,) = struct.unpack(length_format, stream.read(struct.calcsize(length_format)))
     text = stream.read(length).decode("latin-1") if length <= _HEADER_BYTES else ""
     match = _HEADER.fullmatch(text)
-    if match is None:
-        right = "plain integers in at most one dimension are needed"
+    if match is None or (match[4] and match[2] == "True"):
+        right = "plain integers in at most two dimensions, row by row, are needed"
         raise refusal(f"an npy header {text[:80].strip()!r}", where, right)
-    return np.dtype(match[1]), 1 if match[2] is None else int(match[2]), 0 if match[2] is None else 1
+    return np.dtype(match[1]), tuple(int(length) for length in match.groups()[2:] if length)
 
 
 def fitted(stored: NDArray[Any], dtype: type[Integer], where: str) -> NDArray[Integer]:

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vclab.recordings.recording import MAXIMUM_ORDER, BlockMap, Operation, ZoneStream
+from vclab.recordings.recording import (
+    MAXIMUM_ORDER,
+    BlockMap,
+    CompactionStep,
+    CompactionStream,
+    Operation,
+    PageStream,
+    ZoneStream,
+)
 from vclab.recordings.refusal import refusal
 
 #: Migratetypes are numbered 0 to 5 in a kernel with contiguous-memory areas, fewer in others.
@@ -65,3 +73,50 @@ def check_stream(stream: ZoneStream, first: int, end: int, where: str) -> None:
     falling = np.zeros(operation.size, dtype=np.bool_)
     falling[1:] = stream.time_us[1:] < stream.time_us[:-1]
     _refuse_where(falling, stream.time_us, "time", where, "time does not fall")
+
+
+def _refuse_falling(values: NDArray[Any], field: str, where: str) -> None:
+    falling = np.zeros(values.size, dtype=np.bool_)
+    falling[1:] = values[1:] < values[:-1]
+    _refuse_where(falling, values, field, where, f"{field} does not fall")
+
+
+def _check_rows(row: NDArray[np.int64], rows: int, where: str) -> None:
+    _refuse_falling(row, "zone_row", where)
+    _refuse_where((row < 0) | (row > rows), row, "zone_row", where, f"the zone's stream has {rows} rows")
+
+
+def check_pages(pages: PageStream, first: int, end: int, rows: int, where: str) -> None:
+    """Refuse API-level rows with impossible operands, or out of order.
+
+    Their blocks are to lie inside frames `first` to `end` - 1, and the zone's stream to have `rows` rows.
+    """
+    operation, order, frame = pages.operation, pages.order, pages.frame
+    known = np.isin(operation, (Operation.ALLOCATE, Operation.FREE))
+    _refuse_where(~known, operation, "op", where, "operations at the API level are 0 and 1")
+    _refuse_where(order > MAXIMUM_ORDER, order, "order", where, "orders are 0 to 10")
+    size = np.int64(1) << order.astype(np.int64)
+    outside = (frame < first) | (frame >= end) | (frame + size > end)
+    _refuse_where(outside, frame, "pfn", where, f"the events' blocks lie within frames {first} to {end - 1}")
+    _refuse_where((frame & (size - 1)) != 0, frame, "pfn", where, "an event's block is aligned to its order")
+    lowest = np.where(operation == Operation.FREE, -1, 0)
+    wrong_type = (pages.migratetype < lowest) | (pages.migratetype > 2)
+    _refuse_where(wrong_type, pages.migratetype, "migratetype", where, "requests have migratetypes 0 to 2")
+    _check_rows(pages.row, rows, where)
+    _refuse_falling(pages.time_us, "time", where)
+
+
+def check_compaction(compaction: CompactionStream, first: int, end: int, rows: int, where: str) -> None:
+    """Refuse events of compaction with impossible ranges or numbers, or out of order."""
+    step = compaction.step
+    _refuse_where(~np.isin(step, list(CompactionStep)), step, "op", where, "steps of compaction are 6 to 11")
+    ranged = step != CompactionStep.MIGRATE
+    low = np.where(ranged, first, 0)
+    high = np.where(ranged, end, 0)
+    outside = (compaction.start < low) | (compaction.end < compaction.start) | (compaction.end > high)
+    _refuse_where(outside, compaction.start, "start", where, f"ranges lie within frames {first} to {end - 1}")
+    for values, field in ((compaction.scanned, "scanned"), (compaction.taken, "taken")):
+        wrong = (values < 0) | (values > end - first)
+        _refuse_where(wrong, values, field, where, f"they are counts of at most {end - first} frames")
+    _check_rows(compaction.row, rows, where)
+    _refuse_falling(compaction.time_us, "time", where)

@@ -4,7 +4,7 @@
 ``order + 11 * filling`` with filling 0 for free blocks and ``1 + FrameKind`` for the others, ``before_count``
 the number of such blocks in a row. ``time_step_us`` and ``frame_step`` hold each event's difference to the
 event before. Frame numbers are relative to the zone's first frame. Tables are stored row by row, names as
-UTF-8 text, one a line.
+UTF-8 text, one a line. Columns of API-level rows and of compaction are in `compactstreams`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ from numpy.typing import NDArray
 
 from vclab.recordings.archive import Archive, fitted, text_column, write_archive
 from vclab.recordings.checks import check_blocks, check_stream
+from vclab.recordings.compactstreams import (
+    compaction_members,
+    pages_members,
+    read_compaction_members,
+    read_pages_members,
+)
 from vclab.recordings.procfiles import WATERMARKS, ZoneInfo
 from vclab.recordings.recording import (
     MACHINE_FRAMES,
@@ -79,6 +85,10 @@ def write_compact(recording: Recording, path: Path) -> None:
         members["buddyinfo_start"] = recording.buddyinfo_start.ravel().astype("<i8")
     if recording.buddyinfo_end is not None:
         members["buddyinfo_end"] = recording.buddyinfo_end.ravel().astype("<i8")
+    if recording.pages is not None:
+        members |= pages_members(recording.pages, recording.first_frame)
+    if recording.compaction is not None:
+        members |= compaction_members(recording.compaction, recording.first_frame)
     write_archive(path, members)
 
 
@@ -105,6 +115,7 @@ def read_compact(path: Path) -> Recording:
             right = f"it should be {' or '.join(zone_names)}"
             raise refusal(f"zone {zone.label}", archive.where("zone_name"), right)
         pageblocks = _counts(archive, "pageblocks", len(type_names))
+        stream = _read_stream(archive, first, frames)
         capped = archive.column("free_by_type_capped", np.uint8, len(type_names) * ORDERS)
         return Recording(
             name=path.stem,
@@ -115,7 +126,9 @@ def read_compact(path: Path) -> Recording:
             free_before=free_before,
             free_after=_read_after(archive, first, frames) if archive.holds("after_frame") else None,
             allocated=allocated,
-            stream=_read_stream(archive, first, frames),
+            stream=stream,
+            pages=read_pages_members(archive, first, frames, stream.frame.size),
+            compaction=read_compaction_members(archive, first, frames, stream.frame.size),
             events_elsewhere=_at_least_zero(archive, "events_elsewhere"),
             zone_names=zone_names,
             buddyinfo_before=_table(archive, "buddyinfo_before", len(zone_names)),

@@ -8,6 +8,8 @@
 ``pre_pagetypeinfo.txt``             free blocks by migratetype
 ``pre_buddyinfo.txt``, ``post_...``  free blocks by zone
 ``*_buddyinfo_before.txt``           the same, read just before the frame flags; may be missing
+``api_head.npz``                     the first seconds of all operations; may be missing (see `sidestreams`)
+``aux_events.npz``                   events of compaction; may be missing
 ===================================  ===================================================================
 
 A folder without a stream and without files of the end is a snapshot: a recording that ends as it begins.
@@ -20,7 +22,7 @@ than the managed frames need, rounded up to a block of order 10.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,7 @@ from vclab.recordings.recording import (
     ZoneStream,
 )
 from vclab.recordings.refusal import reading, refusal
+from vclab.recordings.sidestreams import read_compaction, read_pages
 
 _KERNEL_ZONES = ("DMA", "DMA32", "Normal")
 _NO_EVENTS = ZoneStream(
@@ -81,7 +84,7 @@ def read_folder(folder: Path) -> Recording:
         post = _read_snapshot(post_path) if post_path.exists() else None
         moment = not stream_path.exists() and not any(folder.glob("post_*"))
     snapshots = [snapshot] if post is None else [snapshot, post]
-    stream = _NO_EVENTS if moment else _read_stream(stream_path, max(seen.npfn for seen in snapshots))
+    stream, began_ns = (_NO_EVENTS, 0) if moment else _read_stream(stream_path, max(seen.npfn for seen in snapshots))
 
     zone = _busiest_zone(zones, stream, folder / "pre_zoneinfo.txt")
     end = _zone_end(zone, snapshots, stream, folder)
@@ -94,6 +97,9 @@ def read_folder(folder: Path) -> Recording:
         raise refusal(f"no zone {zone.label}", folder, right)
     row = types.zone_names.index(zone.label)
     type_path = folder / "pre_pagetypeinfo.txt"
+    row_in_zone = np.concatenate((np.zeros(1, np.int64), np.cumsum(inside, dtype=np.int64)))
+    pages = read_pages(folder / "api_head.npz", stream, began_ns, zone.start_pfn, end)
+    compaction = read_compaction(folder / "aux_events.npz", began_ns, zone.start_pfn, end, inside.size)
     return Recording(
         name=folder.resolve().name,
         path=folder,
@@ -104,6 +110,8 @@ def read_folder(folder: Path) -> Recording:
         free_after=None if post is None else _zone_blocks(post, zone.start_pfn, end, post_path),
         allocated=allocated_blocks(zone.start_pfn, end, free_before, snapshot.runs, snapshot.npfn),
         stream=zone_stream,
+        pages=None if pages is None else replace(pages, row=row_in_zone[pages.row]),
+        compaction=None if compaction is None else replace(compaction, row=row_in_zone[compaction.row]),
         events_elsewhere=int(inside.size - np.count_nonzero(inside)),
         zone_names=zone_names,
         buddyinfo_before=_counts_of_zones(before_path, zone_names),
@@ -166,8 +174,10 @@ def _read_flags(archive: Archive, npfn: int) -> FlagRuns | None:
     return FlagRuns(starts, values[codes], npfn)
 
 
-def _read_stream(path: Path, npfn: int) -> ZoneStream:
+def _read_stream(path: Path, npfn: int) -> tuple[ZoneStream, int]:
+    """Return the events of all zones, and when they began (ns)."""
     with Archive(path) as archive:
+        began_ns = archive.scalar("t0_ns")
         operation = archive.column("op", np.uint8)
         count = operation.size
         stream = ZoneStream(
@@ -180,7 +190,7 @@ def _read_stream(path: Path, npfn: int) -> ZoneStream:
             extra=archive.column("extra", np.uint16, count),
         )
     check_stream(stream, 0, npfn, str(path))
-    return stream
+    return stream, began_ns
 
 
 def _busiest_zone(zones: list[ZoneInfo], stream: ZoneStream, path: Path) -> ZoneInfo:

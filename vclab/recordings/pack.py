@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from vclab.errors import VclabError
@@ -16,9 +17,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vclab.recordings.pack", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a recording, folder or compact file")
     parser.add_argument("out", type=Path, metavar="OUT.npz", help="the compact file to write")
+    parser.add_argument(
+        "--pages", type=int, metavar="ROWS", help="keep this many rows of the API level, the first ones"
+    )
     options = parser.parse_args(arguments)
     try:
         recording = load(options.folder)
+        if options.pages is not None and recording.pages is not None:
+            recording = replace(recording, pages=recording.pages.head(options.pages))
         save(recording, options.out)
         if load(options.out).digest != recording.digest:
             raise VclabError(f"content changed by packing, {options.out}, vclab.recordings is at fault")

@@ -115,6 +115,90 @@ class ZoneStream:
 
 
 @dataclass(frozen=True, eq=False)
+class PageStream:
+    """Page allocations and frees of one zone at the API level, in order, for the first part of a recording.
+
+    Attributes
+    ----------
+    row : ndarray
+        int64[n], rows of the zone's stream that came before; never falling. Rows before the stream begins have 0.
+    time_us : ndarray
+        int64[n], microseconds since the zone's stream began, never falling; negative before that.
+    operation : ndarray
+        uint8[n], ALLOCATE or FREE of Operation.
+    order : ndarray
+        uint8[n], 0 to 10.
+    migratetype : ndarray
+        int8[n], 0 to 2 as asked for; -1 (not given) on FREE.
+    cpu : ndarray
+        uint8[n], number of the CPU.
+    frame : ndarray
+        int64[n], first frame of the block (absolute), aligned to `order`.
+    """
+
+    row: NDArray[np.int64]
+    time_us: NDArray[np.int64]
+    operation: NDArray[np.uint8]
+    order: NDArray[np.uint8]
+    migratetype: NDArray[np.int8]
+    cpu: NDArray[np.uint8]
+    frame: NDArray[np.int64]
+
+    def head(self, rows: int) -> PageStream:
+        """Return the first rows."""
+        return PageStream(*(getattr(self, column.name)[:rows] for column in fields(self)))
+
+
+class CompactionStep(IntEnum):
+    """What an event of compaction tells."""
+
+    BEGIN = 6
+    """Compaction of the zone begins (mm_compaction_begin)."""
+    END = 7
+    """It ends (mm_compaction_end)."""
+    ISOLATE_USED = 8
+    """The migrate scanner went over frames (mm_compaction_isolate_migratepages)."""
+    ISOLATE_FREE = 9
+    """The free scanner went over frames and took free blocks (mm_compaction_isolate_freepages)."""
+    ISOLATE_FREE_FAST = 10
+    """The fast free scanner took one block from a list's tail (mm_compaction_fast_isolate_freepages)."""
+    MIGRATE = 11
+    """The pages isolated were moved, or not (mm_compaction_migratepages)."""
+
+
+@dataclass(frozen=True, eq=False)
+class CompactionStream:
+    """Events of compaction in one zone, in order.
+
+    Attributes
+    ----------
+    row : ndarray
+        int64[n], rows of the zone's stream that came before; never falling.
+    time_us : ndarray
+        int64[n], microseconds since the zone's stream began, never falling.
+    step : ndarray
+        uint8[n], values of CompactionStep.
+    cpu : ndarray
+        uint8[n], number of the CPU.
+    start, end : ndarray
+        int64[n], frames (absolute). ISOLATE_...: the range that was scanned, `end` excluded. BEGIN, END: the zone's
+        range. MIGRATE: 0.
+    scanned, taken : ndarray
+        int64[n], frames. ISOLATE_...: those looked at and those taken. MIGRATE: those not moved and those moved.
+        BEGIN, END: 1 if synchronous, and 0 or the status.
+    """
+
+    row: NDArray[np.int64]
+    time_us: NDArray[np.int64]
+    step: NDArray[np.uint8]
+    cpu: NDArray[np.uint8]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    scanned: NDArray[np.int64]
+    taken: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
 class Recording:
     """One zone of a real machine: its frames before, every event, its free frames after.
 
@@ -138,6 +222,10 @@ class Recording:
         All other frames as the stream begins. Compound pages have their order, all else is order 0.
     stream : ZoneStream
         The zone's events.
+    pages : PageStream or None
+        Allocations and frees at the API level of the zone's first seconds, where they were recorded.
+    compaction : CompactionStream or None
+        What compaction did, where that was recorded. None: unknown, or nothing.
     events_elsewhere : int
         Number of recorded events that hit other zones and were left out of `stream`.
     zone_names : tuple of str
@@ -167,6 +255,8 @@ class Recording:
     free_after: BlockMap | None
     allocated: AllocatedMap
     stream: ZoneStream
+    pages: PageStream | None
+    compaction: CompactionStream | None
     events_elsewhere: int
     zone_names: tuple[str, ...]
     buddyinfo_before: NDArray[np.int64]

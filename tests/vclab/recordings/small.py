@@ -126,6 +126,35 @@ def stream_columns(events: Sequence[tuple[int, ...]]) -> dict[str, np.ndarray]:
     return {"t0_ns": integer(123, "<i8"), **arrays}
 
 
+PAGE_EVENTS = [  # the same, and how many rows of EVENTS came before
+    (7, 0, 0, 1, 0, 2050, 0, 0),
+    (8, 0, 0, 1, 1, 600, 0, 1),  # in zone DMA
+    (9, 0, 2, 0, 0, -1, 0, 1),  # failed
+    (9, 1, 0, -1, 0, 2050, 0, 2),
+    (2_000_010, 1, 4, -1, 1, 4000, 0, 5),
+    (2_500_010, 0, 4, 2, 1, 4000, 0, 6),
+]
+COMPACTION_EVENTS = [  # time, op, cpu, zone row, words
+    (0, 12, 0, 0, (9, 2**64 - 1, 0, 0, 0, 0)),
+    (1000, 6, 1, 3, (1024, 1100, 17000, 17408, 77 << 32 | 1, 0)),
+    (2000, 8, 1, 3, (1024, 1536, 512, 2, 0, 0)),
+    (3000, 9, 1, 3, (3072, 3584, 512, 8, 0, 0)),
+    (3000, 10, 1, 3, (512, 520, 8, 8, 0, 0)),  # in zone DMA
+    (4000, 11, 1, 4, (2, 1, 0, 0, 0, 0)),
+    (5000, 7, 1, 6, (1024, 1100, 17000, 17408, 8 << 32 | 5 << 8 | 1, 0)),
+]
+
+
+def page_columns(events: Sequence[tuple[int, ...]], began_ns: int = 123) -> dict[str, np.ndarray]:
+    columns = stream_columns([event[:7] for event in events])
+    return {**columns, "t0_ns": integer(began_ns, "<i8"), "zone_row": integer([event[7] for event in events], "<i4")}
+
+
+def compaction_columns(events: Sequence[tuple[int, int, int, int, tuple[int, ...]]]) -> dict[str, np.ndarray]:
+    kinds = {"t_ns": "<i8", "op": "u1", "cpu": "u1", "zone_row": "<i4", "w": "<u8"}
+    return {name: np.array([event[at] for event in events], dtype) for at, (name, dtype) in enumerate(kinds.items())}
+
+
 def write_npz(path: Path, columns: dict[str, np.ndarray], method: int = zipfile.ZIP_STORED) -> None:
     with zipfile.ZipFile(path, "w", method) as output:
         for name, column in columns.items():
@@ -142,6 +171,8 @@ def write_folder(folder: Path) -> Path:
     write_npz(folder / "pre_snapshot.npz", snapshot_columns(BLOCKS_BEFORE), zipfile.ZIP_LZMA)
     write_npz(folder / "post_snapshot.npz", snapshot_columns(BLOCKS_AFTER), zipfile.ZIP_LZMA)
     write_npz(folder / "zone_stream.npz", stream_columns(EVENTS), zipfile.ZIP_LZMA)
+    write_npz(folder / "api_head.npz", page_columns(PAGE_EVENTS), zipfile.ZIP_LZMA)
+    write_npz(folder / "aux_events.npz", compaction_columns(COMPACTION_EVENTS), zipfile.ZIP_LZMA)
     return folder
 
 

@@ -132,7 +132,7 @@ def test_encrypted_and_unknown_compression_are_refused(folder: Path, tmp_path: P
         refused(tmp_path / "odd.npz", r"cannot be read \(")
 
 
-FILES = [*NEEDED, "post_snapshot.npz", "post_buddyinfo_before.txt", "compact.npz"]
+FILES = [*NEEDED, "post_snapshot.npz", "post_buddyinfo_before.txt", "api_head.npz", "aux_events.npz", "compact.npz"]
 
 
 @quick

@@ -14,6 +14,8 @@ import pytest
 
 from tests.vclab.recordings.small import (
     BLOCKS_BEFORE,
+    EVENTS,
+    PAGE_EVENTS,
     ROOT,
     assert_tiles,
     differing,
@@ -26,7 +28,7 @@ from tests.vclab.recordings.small import (
 )
 from vclab import recordings
 from vclab.errors import OutputError
-from vclab.recordings import FrameKind, pack
+from vclab.recordings import CompactionStep, FrameKind, pack
 
 
 def test_small_folder_is_read_as_written(folder: Path) -> None:
@@ -68,6 +70,47 @@ def test_small_folder_is_read_as_written(folder: Path) -> None:
     ]
 
 
+def test_rows_of_the_api_are_read(folder: Path) -> None:
+    pages = recordings.load(folder).pages
+    assert pages is not None
+    # Rows are counted among the zone's own: the last of EVENTS lies elsewhere, as do two of these six.
+    assert pages.row.tolist() == [0, 2, 5, 5]
+    assert pages.time_us.tolist() == [7, 9, 2_000_010, 2_500_010]
+    assert pages.operation.tolist() == [0, 1, 1, 0]
+    assert pages.frame.tolist() == [2050, 2050, 4000, 4000]
+    assert pages.migratetype.tolist() == [1, -1, -1, 2]
+    assert pages.head(2).frame.tolist() == [2050, 2050]
+
+
+def test_rows_of_the_api_among_the_zones_own_tell_their_place(folder: Path) -> None:
+    events = [PAGE_EVENTS[0], *EVENTS[:3], PAGE_EVENTS[3], EVENTS[3]]
+    columns = stream_columns([event[:7] for event in events])
+    columns["t_us"] = np.arange(6, dtype="<u4")
+    write_npz(folder / "api_head.npz", {**columns, "t0_ns": np.array(-5_000_000)})
+    pages = recordings.load(folder).pages
+    assert pages is not None
+    assert pages.row.tolist() == [0, 3]
+    assert pages.time_us.tolist() == [-5000, -4996]
+    columns["pfn"][3] += 1024
+    write_npz(folder / "api_head.npz", {**columns, "t0_ns": np.array(0)})
+    refused(folder, r"rows of the zone out of place, .*api_head\.npz: op, ")
+
+
+def test_compaction_is_read(folder: Path) -> None:
+    compaction = recordings.load(folder).compaction
+    assert compaction is not None
+    assert compaction.step.tolist() == [
+        CompactionStep.BEGIN, CompactionStep.ISOLATE_USED, CompactionStep.ISOLATE_FREE, CompactionStep.MIGRATE,
+        CompactionStep.END,
+    ]  # fmt: skip
+    assert compaction.row.tolist() == [3, 3, 3, 4, 5]
+    assert compaction.time_us.tolist() == [1, 2, 3, 4, 5]
+    assert compaction.start.tolist() == [1024, 1024, 3072, 0, 1024]
+    assert compaction.end.tolist() == [6144, 1536, 3584, 0, 6144]
+    assert compaction.scanned.tolist() == [1, 512, 512, 1, 1]
+    assert compaction.taken.tolist() == [0, 2, 8, 2, 8]
+
+
 def test_compact_file_holds_everything_and_repeats_its_bytes(folder: Path, tmp_path: Path) -> None:
     recording = recordings.load(folder)
     recordings.save(recording, tmp_path / "one.npz")
@@ -80,12 +123,13 @@ def test_compact_file_holds_everything_and_repeats_its_bytes(folder: Path, tmp_p
 
 
 def test_optional_parts_may_be_missing(folder: Path, tmp_path: Path) -> None:
-    (folder / "post_snapshot.npz").unlink()
-    (folder / "post_buddyinfo_before.txt").unlink()
+    for name in ("post_snapshot.npz", "post_buddyinfo_before.txt", "api_head.npz", "aux_events.npz"):
+        (folder / name).unlink()
     columns = snapshot_columns(BLOCKS_BEFORE)
     write_npz(folder / "pre_snapshot.npz", {name: columns[name] for name in ("npfn", "block_pfn", "block_order")})
     write_npz(folder / "zone_stream.npz", stream_columns([]))
     recording = recordings.load(folder)
+    assert recording.pages is None and recording.compaction is None
     assert recording.free_after is None and recording.buddyinfo_end is None and recording.duration == 0.0
     assert recording.frames == 4096  # without flags, managed frames decide
     assert set(recording.allocated.kinds) == {FrameKind.OTHER} and not recording.allocated.orders.any()
@@ -97,6 +141,8 @@ def test_optional_parts_may_be_missing(folder: Path, tmp_path: Path) -> None:
 def test_digest_changes_with_any_content(folder: Path) -> None:
     recording = recordings.load(folder)
     changes: list[dict[str, Any]] = [
+        {"pages": None},
+        {"compaction": None},
         {"stream": replace(recording.stream, cpu=recording.stream.cpu + np.uint8(1))},
         {"free_after": None},
         {"allocated": replace(recording.allocated, kinds=recording.allocated.kinds ^ np.uint8(1))},
@@ -133,6 +179,10 @@ def test_pack_writes_a_compact_file_or_says_why_not(
 ) -> None:
     assert pack.main([str(folder), str(tmp_path / "packed.npz")]) == 0
     assert recordings.load(tmp_path / "packed.npz").digest in capsys.readouterr().out
+    assert pack.main([str(folder), str(tmp_path / "cut.npz"), "--pages", "1"]) == 0
+    pages = recordings.load(tmp_path / "cut.npz").pages
+    assert pages is not None and pages.frame.tolist() == [2050]
+    capsys.readouterr()
     assert pack.main([str(tmp_path / "absent"), str(tmp_path / "x.npz")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("vclab: error: no such recording, ") and error.count("\n") == 1
@@ -147,7 +197,14 @@ def test_recordings_import_no_compiler() -> None:
 
 
 def test_a_folder_of_one_moment_is_a_recording_without_events(folder: Path) -> None:
-    for name in ("zone_stream.npz", "post_snapshot.npz", "post_buddyinfo.txt", "post_buddyinfo_before.txt"):
+    for name in (
+        "zone_stream.npz",
+        "api_head.npz",
+        "aux_events.npz",
+        "post_snapshot.npz",
+        "post_buddyinfo.txt",
+        "post_buddyinfo_before.txt",
+    ):
         (folder / name).unlink()
     recording = recordings.load(folder)
     assert recording.zone_name == "Normal"

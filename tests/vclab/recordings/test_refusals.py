@@ -12,12 +12,16 @@ import pytest
 from tests.vclab.recordings.small import (
     BLOCKS_AFTER,
     BLOCKS_BEFORE,
+    COMPACTION_EVENTS,
     EVENTS,
     NEEDED,
+    PAGE_EVENTS,
     ZONES,
     assert_tiles,
     compact_columns,
+    compaction_columns,
     integer,
+    page_columns,
     refused,
     snapshot_columns,
     stream_columns,
@@ -32,7 +36,8 @@ from vclab.recordings import FrameKind
 def changed(folder: Path, file: str, **columns: np.ndarray | None) -> None:
     """Write an archive of the small recording with some columns changed, or left out."""
     blocks = {"pre_snapshot.npz": BLOCKS_BEFORE, "post_snapshot.npz": BLOCKS_AFTER}
-    whole = snapshot_columns(blocks[file]) if file in blocks else stream_columns(EVENTS)
+    others = {"api_head.npz": page_columns(PAGE_EVENTS), "aux_events.npz": compaction_columns(COMPACTION_EVENTS)}
+    whole = snapshot_columns(blocks[file]) if file in blocks else others.get(file, stream_columns(EVENTS))
     write_npz(folder / file, {name: column for name, column in {**whole, **columns}.items() if column is not None})
 
 
@@ -41,6 +46,12 @@ def with_event(row: int, **values: int) -> dict[str, np.ndarray]:
     for name, value in values.items():
         columns[name] = columns[name].astype("i8")
         columns[name][row] = value
+    return columns
+
+
+def with_words(row: int, *words: int) -> dict[str, np.ndarray]:
+    columns = compaction_columns(COMPACTION_EVENTS)
+    columns["w"][row, : len(words)] = words
     return columns
 
 
@@ -66,7 +77,24 @@ def with_event(row: int, **values: int) -> dict[str, np.ndarray]:
         ("pre_snapshot.npz", {"flag_values": None}, r"no such member, .*: flag_values"),
         ("pre_snapshot.npz", {"flag_values": integer([], "u8")}, r"an unknown code, .*: flag_run_code"),
         ("pre_snapshot.npz", {"flag_values": np.zeros(9)}, r"header .*'<f8'.*: flag_values, plain integers"),
-        ("pre_snapshot.npz", {"flag_values": np.zeros((3, 3), "u8")}, r"header .*\(3, 3\).*: flag_values"),
+        ("pre_snapshot.npz", {"flag_values": np.zeros((3, 3), "u8")}, r"shape of 3 x 3, .*: flag_values"),
+        ("pre_snapshot.npz", {"flag_values": np.zeros((3, 3), "u8", order="F")}, r"header .*\(3, 3\).*: flag_values"),
+        ("pre_snapshot.npz", {"flag_values": np.zeros((3, 3, 3), "u8")}, r"header .*\(3, 3, 3\).*: flag_values"),
+        ("api_head.npz", {"zone_row": integer([0, 1, 1, 2, 5, 7], "i4")}, "zone_row 7 in row 3, .* 6 rows"),
+        ("api_head.npz", {"zone_row": integer([0, 1, 1, 2, 1, 6], "i4")}, "zone_row 1 in row 2, .* does not fall"),
+        ("api_head.npz", {"migratetype": integer([1, 1, 0, -1, -1, 3], "i1")}, "migratetype 3 in row 3, "),
+        ("api_head.npz", {"pfn": integer([2050, 600, -1, 2050, 4000, 4001], "i4")}, "pfn 4001 in row 3, .* aligned"),
+        ("api_head.npz", {"order": integer([0, 0, 2, 0, 4, 11], "u1")}, "order 11 in row 3, "),
+        ("api_head.npz", {"t_us": None}, r"no such member, .*api_head\.npz: t_us"),
+        ("aux_events.npz", {"w": integer([1, 2, 3], "u8")}, r"shape of 3, .*: w, it should have 7 rows of 6"),
+        ("aux_events.npz", {"w": np.zeros((7, 5), "u8")}, r"shape of 7 x 5, .*: w, it should have 7 rows of 6"),
+        ("aux_events.npz", {"w": np.full((7, 6), 2**63, "u8")}, r"values from .*: w, they should lie"),
+        ("aux_events.npz", with_words(3, 3072, 3000, 1, 1), "start 3072 in row 2, .* ranges lie within"),
+        ("aux_events.npz", with_words(3, 3072, 6145, 1, 1), "start 3072 in row 2, "),
+        ("aux_events.npz", with_words(3, 3072, 3584, 5121, 1), "scanned 5121 in row 2, .* at most 5120"),
+        ("aux_events.npz", with_words(5, 5121, 0, 0, 0), "taken 5121 in row 3, "),
+        ("aux_events.npz", {"zone_row": integer([0, 3, 3, 3, 3, 4, 7], "i4")}, "zone_row 7 in row 4, "),
+        ("aux_events.npz", {"t_ns": integer([0, 9000, *range(2000, 7000, 1000)], "i8")}, "time 2 in row 1, "),
         ("pre_snapshot.npz", {"flag_values": np.array(["a"])}, r": flag_values, plain integers"),
         ("pre_snapshot.npz", {"flag_values": np.zeros(9, "i4,i4")}, r": flag_values, plain integers"),
         ("pre_snapshot.npz", {"flag_values": np.array([None, {}])}, r"header .*'\|O'.*: flag_values"),
@@ -272,7 +300,7 @@ def test_impossible_compact_files_are_refused(
 
 def test_every_member_that_is_not_optional_is_needed(folder: Path, tmp_path: Path) -> None:
     columns = compact_columns(folder)
-    optional = {"after_frame", "buddyinfo_end"}
+    optional = {"after_frame", "buddyinfo_end", "pages_op", "compaction_step"}
     for name in columns:
         write_npz(tmp_path / "less.npz", {other: column for other, column in columns.items() if other != name})
         if name in optional:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +95,10 @@ def test_shipped_allocated_blocks_agree_with_the_kernels_own_sums(shipped: Recor
 @needs_data
 def test_shipped_recording_equals_its_folder_field_by_field(shipped: Recording) -> None:
     original = recordings.load(SHARED / "linux-6.18-compile")
-    assert differing(original, shipped) == []
-    assert original.digest == shipped.digest
+    assert original.pages is not None and shipped.pages is not None
+    cut = replace(original, pages=original.pages.head(shipped.pages.row.size))
+    assert differing(cut, shipped) == []
+    assert cut.digest == shipped.digest
     assert original.name == "linux-6.18-compile"
 
 
