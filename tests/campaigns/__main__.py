@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-CAMPAIGNS = ("pagetable_unicorn", "tlb", "mmu")
+CAMPAIGNS = ("pagetable_unicorn", "tlb", "mmu", "mutations")
 
 
 def main(arguments: list[str]) -> int:

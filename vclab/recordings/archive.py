@@ -27,6 +27,8 @@ from vclab.recordings.refusal import reading, refusal
 MEMBER_ELEMENTS = 50_000_000
 #: Most bytes of one archive on disk, and of all members read from it when each element is widened to 8 bytes.
 ARCHIVE_BYTES = 2_000_000_000
+#: Most bytes of a dictionary that decompressing a member may take: that of LZMA's highest preset.
+DICTIONARY_BYTES = 64 << 20
 #: Most bytes of a member that holds text.
 TEXT_BYTES = 65_536
 
@@ -141,6 +143,8 @@ class Archive:
         if not self.holds(name):
             raise refusal("no such member", self.where(name), "the layout needs it")
         member = self._members[f"{name}.npy"]
+        if member.compress_type == zipfile.ZIP_LZMA:
+            _check_dictionary(self.path, member, self.where(name))
         with self._zip.open(member) as stream:
             dtype, shape = _read_header(stream, self.where(name))
             count = math.prod(shape)
@@ -191,6 +195,18 @@ def fitted(stored: NDArray[Any], dtype: type[Integer], where: str) -> NDArray[In
         what = f"values from {int(stored.min())} to {int(stored.max())}"
         raise refusal(what, where, f"they should lie between {limits.min} and {limits.max}")
     return stored.astype(dtype, copy=False)
+
+
+def _check_dictionary(path: Path, member: zipfile.ZipInfo, where: str) -> None:
+    """Refuse a member whose decompression would take a very large dictionary at once, whatever it holds."""
+    with path.open("rb") as stream:
+        stream.seek(member.header_offset)
+        header = stream.read(30)
+        stream.seek(sum(struct.unpack("<HH", header[26:])), io.SEEK_CUR)
+        # Version and size of the properties, two bytes each; then one byte, and the dictionary's size.
+        (nbytes,) = struct.unpack("<I", stream.read(9)[5:])
+    if nbytes > DICTIONARY_BYTES:
+        raise refusal(f"a dictionary of {nbytes} bytes", where, f"it has at most {DICTIONARY_BYTES}")
 
 
 def text_column(names: tuple[str, ...]) -> NDArray[np.uint8]:

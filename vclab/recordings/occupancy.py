@@ -105,11 +105,21 @@ def allocated_blocks(first: int, end: int, free: BlockMap, runs: FlagRuns | None
     single = ~in_compound
     single_counts = (lengths - heads)[single]
     single_frames = _ranges(starts[single], single_counts)
-    all_frames = np.concatenate((frames, single_frames))
-    all_orders = np.concatenate((orders, np.zeros(single_frames.size, dtype=np.int8)))
-    all_kinds = np.concatenate((kinds[heads][piece_of], np.repeat(kinds[single], single_counts)))
-    ascending = np.argsort(all_frames, kind="stable")
-    return AllocatedMap(all_frames[ascending], all_orders[ascending], all_kinds[ascending])
+    # Both ascend: the compound pages' pieces are put between the single frames, of which there can be very many.
+    ascending = np.argsort(frames)
+    places = np.searchsorted(single_frames, frames[ascending]) + np.arange(frames.size)
+    between = np.ones(frames.size + single_frames.size, dtype=np.bool_)
+    between[places] = False
+    all_frames = np.empty(between.size, dtype=np.int64)
+    all_frames[between] = single_frames
+    del single_frames
+    all_frames[places] = frames[ascending]
+    all_orders = np.zeros(between.size, dtype=np.int8)
+    all_orders[places] = orders[ascending]
+    all_kinds = np.empty(between.size, dtype=np.uint8)
+    all_kinds[between] = np.repeat(kinds[single], single_counts)
+    all_kinds[places] = kinds[heads][piece_of][ascending]
+    return AllocatedMap(all_frames, all_orders, all_kinds)
 
 
 def _pieces(
@@ -138,7 +148,9 @@ def _pieces(
 def _ranges(starts: Frames, counts: Frames) -> Frames:
     """Return `counts` consecutive numbers from each of `starts` on, in one array."""
     skipped = np.cumsum(counts) - counts
-    return np.repeat(starts - skipped, counts) + np.arange(int(counts.sum()), dtype=np.int64)
+    numbers = np.arange(int(counts.sum()), dtype=np.int64)
+    numbers += np.repeat(starts - skipped, counts)
+    return numbers
 
 
 def aligned_pieces(starts: Frames, lengths: Frames) -> tuple[Frames, NDArray[np.int8], Frames]:

@@ -15,6 +15,7 @@ ORDER_COLUMNS = range(10, 14)
 MOST = (1 << 64) - 1
 ZONE_ROW = re.compile(r"Node\s+(\d{1,5}), zone\s+([\w-]{1,32})((?:\s.*)?)", re.ASCII)
 
+_BYTES_AT_ONCE = 65_536
 _COUNT = re.compile(r"\d{1,15}", re.ASCII)
 _CAPPED_COUNT = re.compile(r">?\d{1,15}", re.ASCII)
 _COUNTER = re.compile(r"\d{1,20}", re.ASCII)
@@ -31,8 +32,11 @@ def lines(path: Path, most_bytes: int = TEXT_BYTES) -> list[tuple[str, str]]:
     with reading(path):
         if not path.is_file():
             raise refusal("no such file", path, "a recording holds it")
+        content = bytearray()
         with path.open("rb") as stream:
-            content = stream.read(most_bytes + 1)
+            # In pieces: a read takes memory for all that it is asked for.
+            while (part := stream.read(_BYTES_AT_ONCE)) and len(content) <= most_bytes:
+                content += part
         if len(content) > most_bytes:
             raise refusal("too long", path, f"a text file has at most {most_bytes} bytes")
         found = content.decode("utf-8").split("\n")

@@ -178,3 +178,19 @@ def test_hostile_columns_are_refused_or_do_no_harm(victims: tuple[Path, Path, Pa
     target = victims[2].with_name("hostile.npz")
     write_npz(target, columns)
     harmless(target)
+
+
+def test_large_dictionaries_are_refused_before_they_are_taken(folder: Path) -> None:
+    path = folder / "pre_snapshot.npz"
+    content = bytearray(path.read_bytes())
+    at = content.index(b"npfn.npy") + len("npfn.npy") + 5
+    assert struct.unpack("<I", content[at : at + 4]) == (8 << 20,)
+    content[at : at + 4] = struct.pack("<I", (64 << 20) + 1)
+    path.write_bytes(content)
+    tracemalloc.start()
+    refused(folder, r"a dictionary of 67108865 bytes, .*pre_snapshot\.npz: npfn, it has at most 67108864")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8_000_000
+    path.write_bytes(content[: at - 5])
+    refused(folder, r"cannot be read \(")

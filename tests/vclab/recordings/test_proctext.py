@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.vclab.recordings.small import SHARED, needs_data
+from tests.vclab.recordings.texts import MIXED, OLD_ZONEINFO, PAGETYPEINFO, TEXTS, VMALLOCINFO, ZONEINFO
 from vclab.recordings.procfiles import BuddyInfo, PageTypeInfo, read_buddyinfo, read_pagetypeinfo
 from vclab.recordings.proctext import (
     COUNTED_MOST,
@@ -30,128 +31,6 @@ PAIRS: dict[str, tuple[Callable[[Path], Any], Callable[[Any], str]]] = {
     "pagetypeinfo": (read_pagetypeinfo, pagetypeinfo_text),
     "zoneinfo": (read_zones, zoneinfo_text),
     "vmallocinfo": (read_vmallocinfo, vmallocinfo_text),
-}
-
-BUDDYINFO = """\
-Node 0, zone      DMA      0      0      0      0      0      0      0      0      1      1      3 
-Node 0, zone   Normal 1234567  11605   3700   1147   2333   4834   4257   2383    711      0   1367 
-Node 1, zone   Normal  18144  11605   3700   1147   2333   4834   4257   2383    711      0   1367 
-"""  # noqa: W291
-
-PAGETYPEINFO = """\
-Page block order: 9
-Pages per block:  512
-
-Free pages count per migrate type at order       0      1      2      3      4      5      6      7      8      9     10 
-Node    0, zone    DMA32, type    Unmovable      8     10      8     10     10     11      5      8      6      0      0 
-Node    0, zone    DMA32, type      Movable      2      3      0      2      3      2      1      4      4      7     13 
-Node    0, zone   Normal, type    Unmovable  27815   5260     31      7      0      2      1      4      0      0      0 
-Node    0, zone   Normal, type      Movable >100000 >100000  45274   2778     80     62    887     16      0      0      0 
-
-Number of blocks type     Unmovable      Movable 
-Node 0, zone    DMA32            7         1504 
-Node 0, zone   Normal         1220         9099 
-"""  # noqa: E501, W291
-
-MIXED = """\
-
-Number of mixed blocks    Unmovable      Movable 
-Node 0, zone    DMA32            1            2 
-Node 0, zone   Normal            0           15 
-"""  # noqa: W291
-
-ZONEINFO = """\
-Node 0, zone    DMA32
-  per-node stats
-      nr_inactive_anon 276417
-      nr_mapped    38200
-  pages free     772808
-        boost    0
-        min      2626
-        low      3398
-        high     4170
-        promo    4942
-        spanned  1044480
-        present  782336
-        managed  772808
-        cma      0
-        protection: (0, 0, 16384, 16384, 16384)
-      nr_free_pages 772808
-      nr_mlock     0
-      numa_hit     18446744073709551615
-  pagesets
-    cpu: 0
-              count:    0
-              high:     1699
-              batch:    63
-              high_min: 1699
-              high_max: 48300
-  vm stats threshold: 24
-    cpu: 1
-              count:    0
-              high:     0
-              batch:    63
-              high_min: 1699
-              high_max: 48300
-  vm stats threshold: 24
-  node_unreclaimable:  0
-  start_pfn:           4096
-Node 0, zone  Movable
-  pages free     0
-        boost    0
-        min      32
-        low      32
-        high     32
-        promo    32
-        spanned  0
-        present  0
-        managed  0
-        cma      0
-        protection: (0, 0, 0, 0, 0)
-"""
-
-OLD_ZONEINFO = """\
-Node 0, zone      DMA
-  pages free     2577
-        min      16
-        low      20
-        high     24
-        scanned  0 (a: 13 i: 0)
-        spanned  4096
-        present  3998
-    nr_free_pages 2577
-    nr_bounce    0
-        protection: (0, 1989, 1989, 1989)
-  pagesets
-    cpu: 0 pcp: 0
-              count: 7
-              high:  18
-              batch: 3
-    cpu: 0 pcp: 1
-              count: 0
-              high:  6
-              batch: 1
-  vm stats threshold: 6
-  all_unreclaimable: 0
-  prev_priority:     12
-  start_pfn:         0
-"""
-
-VMALLOCINFO = """\
-0x0000000000b1f0b2-0x00000000c8683577   20480 irq_init_percpu_irqstack+0xed/0x120 vmap
-0x00000000c8683577-0x00000000823792ab    8192 acpi_os_map_iomem+0x1bc/0x1e0 phys=0x00000000000a0000 ioremap
-0x0000000089c064d7-0x0000000063444083   20480 kernel_clone+0xb8/0x400 pages=4 vmalloc N0=4
-0x0000000082b63439-0x0000000055a74a56 33558528 nvme_probe+0x31b/0x500 [nvme] pages=8192 vmalloc vpages N0=8000 N1=192
-0x000000004846c5b8-0x00000000729a4980 2097152 pcpu_get_vm_areas+0x0/0x1050 vmalloc
-0x000000007e6fd5e2-0x00000000909bb7bc   20480 unpurged vm_area
-0xffffc90000000000-0xffffc90000005000   20480 vm_map_ram
-"""
-
-TEXTS = {
-    "buddyinfo": BUDDYINFO,
-    "pagetypeinfo": PAGETYPEINFO,
-    "zoneinfo": ZONEINFO,
-    "vmallocinfo": VMALLOCINFO,
 }
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.vclab.recordings.small import SHARED, needs_data
+from tests.vclab.recordings.texts import INDEX, SLABINFO, VMSTAT
 from vclab.errors import RecordingError
 from vclab.fragmentation import fragmentation_thousandths, unusable_thousandths
 from vclab.recordings import frameflags
@@ -23,18 +24,6 @@ from vclab.recordings.proctext import index_text
 from vclab.recordings.slabinfo import SlabCache, read_slabinfo
 from vclab.recordings.vmallocinfo import read_vmallocinfo
 from vclab.recordings.zonetext import read_zones
-
-INDEX = """\
-Node 0, zone      DMA -1.000 -1.000 -1.000 -1.000 -1.000 -1.000 -1.000 -1.000 -1.000 -1.000  0.-500 
-Node 0, zone   Normal -1.000 -1.000 -1.000 -1.000 -1.000 -1.000 -1.000 -1.000 -1.000  0.998  1.000 
-"""  # noqa: W291
-
-SLABINFO = """\
-slabinfo - version: 2.1
-# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables <limit> <batchcount> <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>
-AF_VSOCK              36     40   1280   12    4 : tunables    0    0    0 : slabdata      3      4      0
-jbd2_1k(9:user)        0      0   2112   15    8 : tunables    1    2    3 : slabdata      0      0      5 : globalstat 1 2
-"""  # noqa: E501
 
 
 def refused(read: Callable[[Path], Any], path: Path, content: str | bytes, *parts: str) -> None:
@@ -73,7 +62,7 @@ def test_recorded_indices_are_those_of_recorded_blocks(
 
 
 def test_vmstat(tmp_path: Path) -> None:
-    (tmp_path / "vmstat").write_text("nr_free_pages 3193260\ncompact_stall 0\nnr_unstable 18446744073709551615\n")
+    (tmp_path / "vmstat").write_text(VMSTAT)
     found = read_vmstat(tmp_path / "vmstat")
     assert found == {"nr_free_pages": 3193260, "compact_stall": 0, "nr_unstable": (1 << 64) - 1}
 

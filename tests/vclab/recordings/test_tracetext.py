@@ -10,63 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.vclab.recordings.test_readers import refused
+from tests.vclab.recordings.texts import DETAILS, TRACE_HEADING, as_perf, as_trace
 from vclab.recordings import tracetext
 from vclab.recordings.recording import Operation
 from vclab.recordings.tracetext import FIELDS, TraceText, page_rows, read_trace
-
-#: One line of each event, as Linux 6.18 prints them.
-DETAILS = {
-    "mm_page_alloc": "page=00000000c621b780 pfn=0x12e55a order=3 migratetype=1 gfp_flags=GFP_HIGHUSER|__GFP_ZERO",
-    "mm_page_free": "page=00000000c621b780 pfn=0x1496d9 order=0",
-    "mm_page_free_batched": "page=00000000c621b780 pfn=0x1496d9 order=0",
-    "mm_page_alloc_zone_locked": "page=00000000c621b780 pfn=0x1496d9 order=1 migratetype=2 percpu_refill=1",
-    "mm_page_pcpu_drain": "page=00000000c621b780 pfn=0x1496d9 order=0 migratetype=0",
-    "mm_page_alloc_extfrag": "page=00000000c621b780 pfn=0x149600 alloc_order=3 fallback_order=9 pageblock_order=9 "
-    "alloc_migratetype=0 fallback_migratetype=1 fragmenting=0 change_ownership=1",
-    "kmalloc": "call_site=load_elf_phdrs+0x4f/0xb0 ptr=00000000067f5745 bytes_req=728 bytes_alloc=1024 "
-    "gfp_flags=GFP_KERNEL node=-1 accounted=false",
-    "kfree": "call_site=skb_release_data+0x16b/0x1d0 ptr=00000000696d4b3c",
-    "kmem_cache_alloc": "call_site=f+0x4f/0xb0 ptr=00000000067f5745 name=bio-184 bytes_req=184 bytes_alloc=192 "
-    "gfp_flags=GFP_NOFS|__GFP_ZERO node=0 accounted=true",
-    "kmem_cache_free": "call_site=blk_update_request+0xe0/0x3b0 ptr=00000000067f5745 name=bio-184",
-    "mm_compaction_begin": "zone_start=0x100000 migrate_pfn=0x100200 free_pfn=0x63fe00 zone_end=0x640000, mode=async",
-    "mm_compaction_end": "zone_start=0x100000 migrate_pfn=0x100200 free_pfn=0x63fe00 zone_end=0x640000, mode=sync "
-    "status=no_suitable_page",
-    "mm_compaction_isolate_migratepages": "range=(0x1045e0 ~ 0x104600) nr_scanned=32 nr_taken=30",
-    "mm_compaction_isolate_freepages": "range=(0x63fe00 ~ 0x640000) nr_scanned=512 nr_taken=77",
-    "mm_compaction_fast_isolate_freepages": "range=(0x63fe00 ~ 0x63fe20) nr_scanned=1 nr_taken=32",
-    "mm_compaction_migratepages": "nr_migrated=30 nr_failed=2",
-    "mm_compaction_try_to_compact_pages": "order=9 gfp_mask=GFP_TRANSHUGE_LIGHT|__GFP_DIRECT_RECLAIM priority=1",
-    "mm_compaction_suitable": "node=0 zone=Normal   order=9 ret=continue",
-    "mm_compaction_finished": "node=0 zone=DMA32    order=-1 ret=partial_skipped",
-    "mm_compaction_deferred": "node=0 zone=Normal   order=9 order_failed=9 consider=3 limit=64",
-    "mm_compaction_defer_compaction": "node=0 zone=Normal   order=9 order_failed=9 consider=0 limit=2",
-    "mm_compaction_defer_reset": "node=0 zone=Normal   order=9 order_failed=10 consider=0 limit=1",
-    "mm_compaction_kcompactd_wake": "nid=0 order=9 classzone_idx=Normal  ",
-    "mm_compaction_wakeup_kcompactd": "nid=0 order=9 classzone_idx=Normal  ",
-    "mm_compaction_kcompactd_sleep": "nid=0",
-    "alloc_vmap_area": "va_start: 18446683600571105280 size=20480 align=16384 vstart=0xffffc90000000000 "
-    "vend=0xffffe8ffffffffff failed=0",
-    "free_vmap_area_noflush": "va_start=0xffffc90000010000 nr_lazy=105 nr_lazy_max=16384",
-    "purge_vmap_area_lazy": "start=0xffffc90000010000 end=0xffffc90000090000 num_purged=22",
-}
-SYSTEM = {name: "compaction" if "compaction" in name else "vmalloc" if "vmap" in name else "kmem" for name in DETAILS}
-
-HEADING = """\
-# tracer: nop
-#
-# entries-in-buffer/entries-written: 16570/56440   #P:2
-#
-#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION
-"""
-
-
-def as_trace(name: str, details: str, time: str = "5904.081796", cpu: int = 1) -> str:
-    return f"     kworker/1:0-9676    [{cpu:03}] d..2.  {time}: {name}: {details}\n"
-
-
-def as_perf(name: str, details: str, time: str = "5904.081796123", cpu: int = 1) -> str:
-    return f"             cc1 11539 [{cpu:03}]  {time}: {SYSTEM.get(name, 'x'):>16}:{name}: {details}\n"
 
 
 def read(place: Path, text: str) -> TraceText:
@@ -81,7 +28,7 @@ def test_every_event_has_a_sample() -> None:
 @pytest.mark.parametrize("line", [as_trace, as_perf])
 @pytest.mark.parametrize("name", DETAILS)
 def test_every_field_is_read(name: str, line: object, tmp_path: Path) -> None:
-    trace = read(tmp_path, HEADING + 2 * line(name, DETAILS[name]))  # type: ignore[operator]
+    trace = read(tmp_path, TRACE_HEADING + 2 * line(name, DETAILS[name]))  # type: ignore[operator]
     assert (trace.skipped, trace.lost, list(trace.events)) == (0, 0, [name])
     events = trace.events[name]
     assert events.cpu.tolist() == [1, 1] and events.row.tolist() == [0, 1]
@@ -127,7 +74,7 @@ def test_no_process_is_kept(tmp_path: Path) -> None:
 def test_other_events_stacks_and_gaps(tmp_path: Path) -> None:
     trace = read(
         tmp_path,
-        HEADING
+        TRACE_HEADING
         + as_trace("sched_switch", "prev_comm=secret prev_pid=1")
         + as_perf("kfree", DETAILS["kfree"]).replace("kmem:", "mine:")
         + "            bash-1200    [000] .....  5904.1: <stack trace>\n => kfree\n => do_exit\n"
