@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from vclab.errors import HostError
 
 #: Begins the name of each folder that a file system is mounted in for a while; the process follows.
 PREFIX = "vclab-mount-"
+_OWN = re.compile(rf"{PREFIX}(\d+)-\w+")
 _MOUNTS = Path("/proc/self/mounts")
 _NOSUID, _NODEV, _NOEXEC = 2, 4, 8
 _DETACH = 2
@@ -46,6 +48,7 @@ def file_system(kind: str) -> Iterator[Path]:
     if place is not None:
         yield place
         return
+    _remove_orphans()
     own = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     try:
         try:
@@ -64,6 +67,16 @@ def _mount(kind: str, place: Path) -> None:
     if library.mount(b"vclab", os.fsencode(place), kind.encode(), flags, None):
         reason = os.strerror(ctypes.get_errno())
         raise HostError(f"{kind} cannot be mounted ({reason}), on this machine; be root on a kernel that has it")
+
+
+def _remove_orphans() -> None:
+    """Take back what processes that are no more (they were killed) have mounted."""
+    for line in _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        place = Path(line.split(" ")[1])
+        match = _OWN.fullmatch(place.name)
+        if match is not None and not Path("/proc", match[1]).exists():
+            with contextlib.suppress(OSError):
+                _unmount(place)
 
 
 def _unmount(place: Path) -> None:

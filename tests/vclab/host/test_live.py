@@ -137,3 +137,20 @@ def test_buffers_leave_the_reserve_alone() -> None:
     for available, wanted in ((RESERVE, None), (RESERVE + 4 * SMALLEST_BUFFER - 1, None), (64 << 30, 1 << 40)):
         with pytest.raises(HostError, match="MiB of memory are available"):
             buffer_bytes(2, available, wanted)
+
+
+@needs_live_kernel
+def test_a_killed_recording_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    code = "from pathlib import Path\nimport vclab.host.mounts as m, vclab.host.watch as w\n"
+    code += f"m.mounted_at = lambda kind: None\nwith w.watching(Path('.'), {BUFFER}):\n"
+    code += "    print(flush=True)\n    input()\n"
+    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, **pipes) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+    assert left_in_kernel(process.pid)
+    with file_system("tracefs") as place, tracing.instance(place):
+        assert not any(name.startswith(tracing.PREFIX + f"{process.pid}-") for name in left_in_kernel(process.pid))
+    mounts._remove_orphans()
+    assert not left_in_kernel(process.pid)
