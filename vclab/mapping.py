@@ -368,6 +368,15 @@ class VmallocArea:
             return None
         return self.start + (int(self.areas.start[node]) << PAGE_SHIFT)
 
+    def spans(self) -> list[tuple[int, int, int]]:
+        """Return address, bytes with guard pages, and mapped pages of each range, ascending."""
+        starts, pages = np.empty((2, self.ranges), np.int64)
+        vmap.list_ranges(self.areas, starts, pages)
+        return [
+            (self.start + (start << PAGE_SHIFT), length << PAGE_SHIFT, length - self.guard_pages)
+            for start, length in zip(starts.tolist(), pages.tolist(), strict=True)
+        ]
+
     @property
     def ranges(self) -> int:
         """Number of ranges in use."""

@@ -17,6 +17,7 @@ from vclab.compound import CompoundAllocator, CompoundPage
 from vclab.errors import ConfigurationError
 from vclab.fragmentation import extfrag_for_order, fragmentation_index, unusable_free_index
 from vclab.gfp import Gfp
+from vclab.kerneltexts import kernel_text
 from vclab.ledger import AccessCost, Ledger, no_counts, price_access
 from vclab.mapping import DirectMap, PageTables, VmallocArea
 from vclab.memory import FRAMES_PER_BLOCK, Memory, empty_zone
@@ -536,6 +537,22 @@ class System:
     def buddyinfo(self) -> npt.NDArray[np.int64]:
         """Return free blocks by zone and order, int64[zones, 11]."""
         return self.memory.buddyinfo()
+
+    def procfs(self, name: str) -> str:
+        """Return what a kernel would say of this machine, in its own format.
+
+        Parameters
+        ----------
+        name : str
+            ``buddyinfo``, ``pagetypeinfo``, ``zoneinfo`` or ``vmallocinfo``, or debugfs's ``extfrag_index`` or
+            ``unusable_index``.
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no such text.
+        """
+        return kernel_text(name, self.memory, self.page_tables, self.vmalloc_area, self.compound, len(self.mmus))
 
     def fragmentation_index(self, order: int) -> float:
         """Return why a request of an order fails (0 lack of memory, 1 fragmentation), -1 if it would not."""
