@@ -63,7 +63,7 @@ class Cause(IntEnum):
     AREA_RESERVE = 12
     """Address ranges reserved in the vmalloc area."""
     AREA_STEP = 13
-    """Tree nodes visited while searching the vmalloc area."""
+    """Tree nodes, or members of a list, visited while searching the vmalloc area."""
     AREA_RELEASE = 14
     """Address ranges given back."""
     DATA_ACCESS = 15
@@ -163,6 +163,16 @@ class Cause(IntEnum):
     """Frames of pages that were put back because there was nowhere to move them."""
     CAPTURE = 69
     """Blocks that a compacting request took over in the moment when they became free."""
+    AREA_POOL_HIT = 70
+    """Address ranges that came ready from a pool, without a search."""
+    AREA_LAZY_FREE = 71
+    """Address ranges that were freed but wait for a flush before they are given back."""
+    AREA_PURGE = 72
+    """Purges, each of which gives back all ranges that wait."""
+    BROADCAST = 73
+    """Instructions that make all CPUs of the machine invalidate pages, or everything (INVLPGB)."""
+    BROADCAST_WAIT = 74
+    """Waits until all CPUs have done so (TLBSYNC)."""
 
 
 COUNTERS = len(Cause)

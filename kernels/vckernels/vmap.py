@@ -142,7 +142,17 @@ def _rotate_up(areas: Areas, node: int) -> None:
 
 
 @kernel(inline=True)
-def _successor(areas: Areas, node: int) -> int:
+def lowest(areas: Areas) -> int:
+    """Return the node of the range at the lowest address; the node past the end where there is none."""
+    node = areas.places[Place.ROOT]
+    while areas.left[node] != NONE:
+        node = np.int64(areas.left[node])
+    return node
+
+
+@kernel(inline=True)
+def successor(areas: Areas, node: int) -> int:
+    """Return the node of the next range by address; ``NONE`` after the node past the end."""
     if areas.right[node] != NONE:
         node = np.int64(areas.right[node])
         while areas.left[node] != NONE:
@@ -171,7 +181,7 @@ def find(areas: Areas, page: int) -> int:
 
 
 @kernel(inline=True)
-def _aligned_start(areas: Areas, node: int, alignment: int) -> int:
+def aligned_start(areas: Areas, node: int, alignment: int) -> int:
     """Return the first multiple of a power of two in the gap below a node, or past it."""
     return (areas.start[node] - areas.gap[node] + alignment - 1) & -alignment
 
@@ -187,7 +197,7 @@ def _lowest_fit(areas: Areas, pages: int, alignment: int) -> int:
         if entered and below != NONE and areas.largest[below] >= pages:
             above = below
             continue
-        if areas.gap[above] >= pages and _aligned_start(areas, above, alignment) + pages <= areas.start[above]:
+        if areas.gap[above] >= pages and aligned_start(areas, above, alignment) + pages <= areas.start[above]:
             return above
         beyond = np.int64(areas.right[above])
         if beyond != NONE and areas.largest[beyond] >= pages:
@@ -204,39 +214,18 @@ def _lowest_fit(areas: Areas, pages: int, alignment: int) -> int:
 
 
 @kernel
-def reserve(areas: Areas, pages: int, alignment: int = 1) -> int:
-    """Reserve the lowest ``pages`` pages that are free and start at a multiple; return the first of them.
+def insert_below(areas: Areas, above: int, pages: int, alignment: int) -> int:
+    """Reserve a range in the gap below a node that holds it at a multiple; return its node.
 
-    Parameters
-    ----------
-    areas : Areas
-        Mutated.
-    pages : int
-    alignment : int
-        Pages, a power of two. Above 1 every gap of at least ``pages`` below the range is visited, since a gap's length
-        does not tell what fits at a multiple; Linux prunes by ``pages + alignment - 1`` and may pass over a lower place
-        (``mm/vmalloc.c``: ``find_vmap_lowest_match``).
-
-    Returns
-    -------
-    int
-        First page, or minus a status with nothing changed but the steps counted: ``NO_CAPACITY`` where all nodes are
-        in use and some gap is long enough, ``NO_SPACE`` where nothing fits (or ``pages`` is below 1).
+    Mutates ``areas``, which have a node to spare.
     """
-    if pages < 1 or areas.largest[areas.places[Place.ROOT]] < pages:
-        return -np.int64(Status.NO_SPACE)
     node = areas.places[Place.SPARE]
-    if node == NONE and areas.places[Place.USED] == len(areas.start):
-        return -np.int64(Status.NO_CAPACITY)
-    above = _lowest_fit(areas, pages, alignment)
-    if above == NONE:
-        return -np.int64(Status.NO_SPACE)
     if node != NONE:
         areas.places[Place.SPARE] = np.int64(areas.left[node])
     else:
         node = areas.places[Place.USED]
         areas.places[Place.USED] = node + 1
-    start = _aligned_start(areas, above, alignment)
+    start = aligned_start(areas, above, alignment)
     skipped = start - (areas.start[above] - areas.gap[above])
     areas.start[node] = start
     areas.pages[node] = pages
@@ -262,17 +251,60 @@ def reserve(areas: Areas, pages: int, alignment: int = 1) -> int:
         _rotate_up(areas, node)
     areas.places[Place.IN_USE] += 1
     areas.counters[Cause.AREA_RESERVE] += 1
-    return start
+    return node
+
+
+@kernel(inline=True)
+def refusal(areas: Areas, pages: int) -> int:
+    """Return minus the status that refuses a range before any search, 0 if none does."""
+    if pages < 1 or areas.largest[areas.places[Place.ROOT]] < pages:
+        return -np.int64(Status.NO_SPACE)
+    if areas.places[Place.SPARE] == NONE and areas.places[Place.USED] == len(areas.start):
+        return -np.int64(Status.NO_CAPACITY)
+    return 0
+
+
+@kernel(inline=True)
+def reserve_node(areas: Areas, pages: int, alignment: int) -> int:
+    """Do as :func:`reserve` does; return the range's node."""
+    refused = refusal(areas, pages)
+    if refused < 0:
+        return refused
+    above = _lowest_fit(areas, pages, alignment)
+    if above == NONE:
+        return -np.int64(Status.NO_SPACE)
+    return insert_below(areas, above, pages, alignment)
 
 
 @kernel
-def release(areas: Areas, start: int) -> int:
-    """Give back the range that starts at a page; return its length in pages, or -1 if none starts there."""
-    node = find(areas, start)
-    if node == NONE or areas.start[node] != start:
-        return -1
+def reserve(areas: Areas, pages: int, alignment: int = 1) -> int:
+    """Reserve the lowest ``pages`` pages that are free and start at a multiple; return the first of them.
+
+    Parameters
+    ----------
+    areas : Areas
+        Mutated.
+    pages : int
+    alignment : int
+        Pages, a power of two. Above 1 every gap of at least ``pages`` below the range is visited, since a gap's length
+        does not tell what fits at a multiple; Linux prunes by ``pages + alignment - 1`` and may pass over a lower place
+        (``mm/vmalloc.c``: ``find_vmap_lowest_match``).
+
+    Returns
+    -------
+    int
+        First page, or minus a status with nothing changed but the steps counted: ``NO_CAPACITY`` where all nodes are
+        in use and some gap is long enough, ``NO_SPACE`` where nothing fits (or ``pages`` is below 1).
+    """
+    node = reserve_node(areas, pages, alignment)
+    return node if node < 0 else areas.start[node]
+
+
+@kernel
+def release_node(areas: Areas, node: int) -> int:
+    """Give back the range of a node; return its length in pages."""
     pages = areas.pages[node]
-    above = _successor(areas, node)
+    above = successor(areas, node)
     while areas.left[node] != NONE or areas.right[node] != NONE:
         left = np.int64(areas.left[node])
         right = np.int64(areas.right[node])
@@ -293,15 +325,22 @@ def release(areas: Areas, start: int) -> int:
 
 
 @kernel
+def release(areas: Areas, start: int) -> int:
+    """Give back the range that starts at a page; return its length in pages, or -1 if none starts there."""
+    node = find(areas, start)
+    if node == NONE or areas.start[node] != start:
+        return -1
+    return release_node(areas, node)
+
+
+@kernel
 def list_ranges(areas: Areas, starts: npt.NDArray[np.int64], pages: npt.NDArray[np.int64]) -> int:
     """Write all reserved ranges by ascending address into int64[in use] each; return how many there are."""
-    node = areas.places[Place.ROOT]
-    while areas.left[node] != NONE:
-        node = np.int64(areas.left[node])
+    node = lowest(areas)
     count = 0
     while node != 0:
         starts[count] = areas.start[node]
         pages[count] = areas.pages[node]
         count += 1
-        node = _successor(areas, node)
+        node = successor(areas, node)
     return count
