@@ -14,10 +14,13 @@ from vckernels import buddy as buddy_kernels
 from vckernels import claim, histogram
 from vckernels.buddy import MAX_ORDER, ORDERS, TYPES, Buddy, Migratetype
 from vckernels.causes import Status
+from vckernels.pages import LRU_LISTS
+from vckernels.watermark import new_limits
 from vclab import gfp
 from vclab.errors import ConfigurationError, InvalidFree
 from vclab.fragmentation import fragmentation_index, unusable_free_index
 from vclab.state import copied
+from vclab.watermarks import ZoneLimits, ZoneSize, zone_limits
 
 FRAMES_PER_BLOCK = 1 << MAX_ORDER
 
@@ -51,7 +54,7 @@ class Zone:
         self.name = name
         self.first_frame = first_frame
         self.frames = frames
-        self.buddy = buddy_kernels.new_buddy(frames) if buddy is None else buddy
+        self.buddy = buddy_kernels.new_buddy(frames, lists=LRU_LISTS) if buddy is None else buddy
         if buddy is None:
             blocks = np.arange(0, frames, FRAMES_PER_BLOCK, dtype=np.int64)
             buddy_kernels.free_at_boot(self.buddy, blocks, np.full(len(blocks), MAX_ORDER, np.int8), True)
@@ -90,6 +93,14 @@ class Zone:
     def managed(self) -> int:
         """Number of frames that are the allocator's: all but holes."""
         return int(np.count_nonzero(self.buddy.state != buddy_kernels.HOLE))
+
+    def limits(self, cpus: int = 1) -> npt.NDArray[np.int64]:
+        """Return watermarks and what goes with them, as the kernel derives them from the zone's size.
+
+        int64[LIMITS], by :class:`vckernels.watermark.Limit`; the zone is the machine's only one.
+        """
+        managed = self.managed
+        return kernel_limits(zone_limits([ZoneSize(self.name, managed, managed)], cpus)[0])
 
     @property
     def free_frames(self) -> int:
@@ -205,6 +216,24 @@ class Memory:
     def copy(self) -> Memory:
         """Return independent memory in the same state."""
         return Memory([zone.copy() for zone in self.zones])
+
+
+def kernel_limits(limits: ZoneLimits) -> npt.NDArray[np.int64]:
+    """Return a zone's limits as kernels read them, int64[LIMITS]."""
+    reserve = {f"reserve_{name.lower()}": frames for name, frames in limits.lowmem_reserve.items()}
+    return new_limits(
+        min=limits.watermarks.min,
+        low=limits.watermarks.low,
+        high=limits.watermarks.high,
+        promo=limits.watermarks.promo,
+        boost_most=limits.boost_limit,
+        managed=limits.zone.managed,
+        highatomic_most=limits.highatomic_limit,
+        batch=limits.per_cpu.batch,
+        high_min=limits.per_cpu.high_min,
+        high_max=limits.per_cpu.high_max,
+        **reserve,
+    )
 
 
 def empty_zone(frames: int) -> Zone:

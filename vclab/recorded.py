@@ -9,6 +9,7 @@ from vckernels import buddy as buddy_kernels
 from vckernels import replay as replay_kernels
 from vckernels.buddy import INSIDE, MAX_ORDER, PAGEBLOCK_ORDER, TYPES, Buddy, Migratetype
 from vckernels.causes import Status
+from vckernels.pages import LRU_LISTS
 from vckernels.replay import Stream
 from vclab.errors import RecordingError
 from vclab.memory import FRAMES_PER_BLOCK, Zone
@@ -106,7 +107,7 @@ def snapshot_buddy(
 
 def recorded_zone(recording: Recording) -> Zone:
     """Return the zone as first snapped, with every allocated block in its place, so that it can be freed."""
-    buddy = buddy_kernels.new_buddy(span(recording))
+    buddy = buddy_kernels.new_buddy(span(recording), lists=LRU_LISTS)
     buddy.pageblock[:], _ = pageblock_types(recording, kernel_stream(recording))
     _place_free(buddy, recording, recording.free_before, ascending=False)
     allocated = recording.allocated

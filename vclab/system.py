@@ -22,10 +22,12 @@ from vclab.ledger import AccessCost, Ledger, no_counts, price_access
 from vclab.mapping import DirectMap, PageTables, VmallocArea
 from vclab.memory import FRAMES_PER_BLOCK, Memory, empty_zone
 from vclab.mmu import Mmu, MmuOptions
+from vclab.movable import MovablePages, PageMix
 from vclab.policies import find_policy
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.recorded import recorded_zone
 from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes, page_level, parse_bytes
+from vclab.userpages import UserRegion
 from vclab.vmemmap import Vmemmap, frames_with_vmemmap
 
 #: Most memory of a machine; the allocator's links are 32 bits wide.
@@ -33,6 +35,8 @@ MAX_BYTES = 4 << 40
 RECORDED = "recorded"
 #: Tells the random numbers that break the direct map from others of the same seed.
 SPLIT_STREAM = 0x5711
+#: And those that tell what movable pages are.
+POPULATION_STREAM = 0x9A6E
 DEFAULT_RECORDING = "compile"
 
 
@@ -159,6 +163,7 @@ class System:
         self.boot_tables = self.page_tables.count
         self._vmemmap: Vmemmap | None = None
         self.operations = no_counts()
+        self.movable: MovablePages | None = None
         self.background: BackgroundState | None = None
         self.background_frames = np.empty(0, np.int64)
         if background is not None:
@@ -524,12 +529,75 @@ class System:
         ageing.pass_operations(operations)
         return ageing.summary
 
+    # Movable pages
+
+    def populate(self, mix: PageMix | None = None) -> int:
+        """Make all blocks that ageing allocated as movable the pages of programs and files; return their frames.
+
+        From then on compaction may move them, and reclaim take them: each is mapped at a user address that stays, and
+        is on one of reclaim's lists. Called again, it adds what was allocated since.
+
+        Parameters
+        ----------
+        mix : PageMix, optional
+            Shares of anonymous, active and dirty pages.
+
+        Raises
+        ------
+        OutOfMemory
+            If there is no memory for their page tables.
+        """
+        zone = self.memory.zone
+        if self.movable is None:
+            self.movable = MovablePages(zone, UserRegion(self.page_tables), zone.limits(len(self.mmus)))
+        rng = np.random.default_rng([self.seed, POPULATION_STREAM])
+        return self.movable.adopt_all(self._owned(), PageMix() if mix is None else mix, rng)
+
+    def compact(self, proactiveness: int = 0) -> str:
+        """Compact memory and return how that ended (:class:`vckernels.compaction.CompactResult`), in lower case.
+
+        Pages that move keep their addresses; page tables follow, and every CPU forgets its user translations once for
+        each batch of moves.
+
+        Parameters
+        ----------
+        proactiveness : int
+            0: all that can be done, as writing to ``/proc/sys/vm/compact_memory`` does. 1 to 100: only as much as
+            ``vm.compaction_proactiveness`` asks for.
+
+        Raises
+        ------
+        ConfigurationError
+            If the machine has no movable pages: :meth:`populate` comes first.
+        """
+        if not 0 <= proactiveness <= 100:
+            raise ConfigurationError(f"proactiveness {proactiveness} does not exist; it is 0 to 100")
+        if self.movable is None:
+            raise ConfigurationError("this machine has no movable pages; call populate() after ageing it")
+        before = int(self.memory.counters[Cause.MIGRATION_BATCH])
+        result = self.movable.compact_all(proactiveness)
+        self._forget_movable(int(self.memory.counters[Cause.MIGRATION_BATCH]) - before)
+        return result.name.lower().replace("_", " ")
+
+    def _forget_movable(self, batches: int) -> None:
+        """Let every CPU forget pages that moved: all its user translations, once a batch (``arch_tlbbatch_flush``)."""
+        assert self.movable is not None
+        if not self.movable.take_forgotten():
+            return
+        for mmu in self.mmus:
+            mmu.flush_local()
+        # Nothing is accessed between batches, so one flush leaves what all would; all are counted.
+        self.operations[Cause.TLB_FLUSH] += max(0, batches - 1) * len(self.mmus)
+        self.operations[Cause.INTERRUPT] += max(1, batches) * (len(self.mmus) > 1)
+
     def _owned(self) -> npt.NDArray[np.bool_]:
         """Return which frames of the zone start a block that this system itself holds."""
         zone = self.memory.zone
         held = [self.page_tables.frames(), self.compound.objects.frames()]
         held += [page.frames for page in self.pages]
         held.append(self.background_frames)
+        if self.movable is not None:
+            held.append(self.movable.frames())
         owned = np.zeros(zone.frames, np.bool_)
         owned[np.concatenate(held) - zone.first_frame] = True
         return owned
@@ -590,6 +658,8 @@ class System:
         twin.compound = self.compound.copy(twin.memory, twin.page_tables, twin.vmalloc_area, chosen)
         twin.mmus = [mmu.copy() for mmu in self.mmus]
         twin.operations = self.operations.copy()
+        if self.movable is not None:
+            twin.movable = self.movable.copy(twin.memory.zone, twin.page_tables)
         twin.background = None if self.background is None else self.background.copy()
         return twin
 

@@ -179,6 +179,21 @@ def add_page(buddy: Buddy, pages: Pages, frame: int, owner: int, flags: int) -> 
 
 
 @kernel
+def add_pages(
+    buddy: Buddy,
+    pages: Pages,
+    frames: npt.NDArray[np.int64],
+    owners: npt.NDArray[np.int64],
+    flags: npt.NDArray[np.uint8],
+) -> int:
+    """Make allocated blocks pages one after another (:func:`add_page`); return how many were before one refused."""
+    for i in range(len(frames)):
+        if add_page(buddy, pages, frames[i], owners[i], np.int64(flags[i])) != Status.OK:
+            return i
+    return len(frames)
+
+
+@kernel
 def release_page(buddy: Buddy, pages: Pages, frame: int) -> int:
     """Free a page, on a list or held, whatever its order; return a status. Rule: ``__page_cache_release``."""
     order = allocated_order(buddy, frame)
@@ -188,6 +203,15 @@ def release_page(buddy: Buddy, pages: Pages, frame: int) -> int:
         hold_page(buddy, pages, frame)
     pages.flags[unsigned(frame)] = 0
     return give_back(buddy, frame, order)
+
+
+@kernel
+def release_pages(buddy: Buddy, pages: Pages, frames: npt.NDArray[np.int64]) -> int:
+    """Free pages one after another (:func:`release_page`); return how many were before one was refused."""
+    for i in range(len(frames)):
+        if release_page(buddy, pages, frames[i]) != Status.OK:
+            return i
+    return len(frames)
 
 
 @kernel

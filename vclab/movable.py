@@ -1,0 +1,215 @@
+"""Movable pages of a zone: who owns them, where they are reached, and how compaction moves them.
+
+The allocator's blocks become pages on reclaim's lists (:mod:`vckernels.pages`), each mapped in the region of
+:mod:`vclab.userpages` at the address that its owner's number says. Whatever moves or takes them logs it; here the log
+is applied to the page tables, and what CPUs must forget is kept until :meth:`MovablePages.take_forgotten`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vckernels import compaction as compaction_kernels
+from vckernels import pages as page_kernels
+from vckernels.buddy import ALLOCATED, ORDERS, Migratetype
+from vckernels.compactcontrol import Compaction, RunField, new_compaction
+from vckernels.compaction import CompactPriority, CompactResult
+from vckernels.migration import Moves, new_moves
+from vckernels.pages import ACTIVE, ANONYMOUS, DIRTY, Pages, new_pages
+from vclab.errors import ConfigurationError, InvalidFree, OutOfMemory
+from vclab.mapping import PageTables
+from vclab.memory import Zone
+from vclab.state import copied
+from vclab.userpages import Leaves, UserRegion
+
+LOG_ENTRIES = 4096
+"""Moves after which compaction pauses so that page tables follow."""
+
+
+class PageMix(NamedTuple):
+    """What movable pages are, as shares of them, 0 to 1; drawn for each on its own."""
+
+    anonymous: float = 0.6
+    """Estimate: 1.04 M of 1.76 M pages that were not free on a recorded machine at work."""
+    active: float = 0.5
+    """Estimate: reclaim keeps the two lists about even where memory is not short of either."""
+    dirty: float = 0.2
+    """Estimate: what is dirty of a machine's cache (vm.dirty_ratio); anonymous pages always are."""
+
+
+class MovablePages:
+    """The movable pages of one zone.
+
+    Parameters
+    ----------
+    zone : Zone
+        Mutated. Its allocator has reclaim's lists.
+    region : UserRegion
+        Where pages are mapped; mutated.
+    limits : int64[LIMITS]
+        The zone's watermarks and what goes with them (:class:`vckernels.watermark.Limit`).
+    split_lists : bool
+        Anonymous pages and those of files are on lists of their own (Linux since 2.6.28).
+    """
+
+    def __init__(self, zone: Zone, region: UserRegion, limits: npt.NDArray[np.int64], split_lists: bool = True) -> None:
+        self.zone = zone
+        self.region = region
+        self.limits = limits
+        self.pages: Pages = new_pages(zone.frames, split_lists)
+        self.compaction: Compaction = new_compaction(zone.frames)
+        self.moves: Moves = new_moves(LOG_ENTRIES)
+        self._forgotten: list[Leaves] = []
+
+    # Pages
+
+    def adopt(self, frames: npt.NDArray[np.int64], order: int, flags: int | npt.NDArray[np.uint8]) -> bool:
+        """Make allocated blocks of one order movable pages; return whether there was memory for page tables.
+
+        Parameters
+        ----------
+        frames : int64[n]
+            First frames, as the machine numbers them.
+        order : int
+        flags : int or uint8[n]
+            Any of :data:`vckernels.pages.PAGE_FLAGS`, alike for all or for each.
+
+        Raises
+        ------
+        ConfigurationError
+            If a block is not allocated, or is a page already; the blocks before it are pages then.
+        """
+        owners = self.region.map(frames, order)
+        if owners is None:
+            return False
+        each = np.broadcast_to(np.asarray(flags, np.uint8), frames.shape)
+        local = frames - self.zone.first_frame
+        added = page_kernels.add_pages(self.zone.buddy, self.pages, local, owners, np.ascontiguousarray(each))
+        if added < len(frames):
+            orders = np.full(len(frames) - added, order, np.int8)
+            self.region.reclaimed(owners[added:], orders)
+            raise ConfigurationError(f"frame {int(frames[added])} starts no allocated block that is not yet a page")
+        return True
+
+    def adopt_all(self, but: npt.NDArray[np.bool_], mix: PageMix, rng: np.random.Generator) -> int:
+        """Make every block that was allocated as movable a page; return how many frames they have.
+
+        Pages come to reclaim's lists in random order, as those of many programs do.
+
+        Parameters
+        ----------
+        but : bool[frames]
+            Blocks that begin at these frames, counted from the zone's first, are left alone.
+        mix : PageMix
+        rng : Generator
+            Advanced.
+
+        Raises
+        ------
+        OutOfMemory
+            If there is no memory for page tables.
+        """
+        state = self.zone.buddy.state
+        wanted = (state >= ALLOCATED) & ((state - ALLOCATED) >> 4 == Migratetype.MOVABLE) & ~but
+        wanted &= self.pages.flags & page_kernels.ON_LRU == 0
+        frames = np.flatnonzero(wanted)
+        orders = state[frames] & 15
+        total = 0
+        for order in range(ORDERS):
+            chosen = rng.permutation(frames[orders == order])
+            anonymous, active, dirty = (rng.random(len(chosen)) < share for share in mix)
+            flags = anonymous * ANONYMOUS + active * ACTIVE + (dirty | anonymous) * DIRTY
+            if not self.adopt(chosen + self.zone.first_frame, order, flags.astype(np.uint8)):
+                raise OutOfMemory("no frame is free for the page tables of movable pages; age to more free memory")
+            total += len(chosen) << order
+        return total
+
+    def release(self, frames: npt.NDArray[np.int64]) -> None:
+        """Free pages by their first frames, and what maps them.
+
+        Raises
+        ------
+        InvalidFree
+            If a frame starts no movable page; nothing is freed then.
+        """
+        local = frames - self.zone.first_frame
+        inside = (local >= 0) & (local < self.zone.frames)
+        if not inside.all() or not (self.pages.flags[local] & page_kernels.ON_LRU).all():
+            raise InvalidFree("one of the frames starts no movable page")
+        orders = (self.zone.buddy.state[local] & 15).astype(np.int8)
+        self._forgotten.append(self.region.reclaimed(self.pages.owner[local].astype(np.int64), orders))
+        if page_kernels.release_pages(self.zone.buddy, self.pages, local) < len(local):
+            raise InvalidFree("one of the frames was named twice")
+
+    def frames(self) -> npt.NDArray[np.int64]:
+        """Return the first frame of every movable page, as the machine numbers them, ascending, int64[n]."""
+        return np.flatnonzero(self.pages.flags & page_kernels.ON_LRU) + self.zone.first_frame
+
+    @property
+    def captured(self) -> int:
+        """First frame of the block that the last direct run captured for its request, -1 if none; it is allocated."""
+        frame = int(self.compaction.run[RunField.CAPTURED])
+        return frame + self.zone.first_frame if frame >= 0 else -1
+
+    def take_forgotten(self) -> list[Leaves]:
+        """Return what CPUs must forget since the last time, one entry for each round of invalidations."""
+        forgotten, self._forgotten = self._forgotten, []
+        return forgotten
+
+    # Compaction
+
+    def compact(
+        self,
+        order: int,
+        migratetype: int,
+        priority: CompactPriority,
+        flags: int,
+        highest_zone: int,
+        files: bool = True,
+    ) -> CompactResult:
+        """Compact for a request (``try_to_compact_pages``); other parameters as ``begin_direct`` takes them."""
+        buddy, pages, limits, compaction = self.zone.buddy, self.pages, self.limits, self.compaction
+        begun = compaction_kernels.begin_direct(
+            buddy, pages, limits, compaction, order, migratetype, priority, files, highest_zone, flags
+        )
+        result = self._run(begun)
+        return CompactResult(compaction_kernels.end_direct(compaction, order, priority, result))
+
+    def compact_in_background(self, order: int, flags: int, highest_zone: int) -> CompactResult:
+        """Do kcompactd's work for an order that somebody wanted."""
+        begun = compaction_kernels.begin_background(
+            self.zone.buddy, self.pages, self.limits, self.compaction, order, highest_zone, flags
+        )
+        result = self._run(begun)
+        compaction_kernels.end_background(self.compaction, order, result)
+        return CompactResult(result)
+
+    def compact_all(self, proactiveness: int = 0) -> CompactResult:
+        """Compact the whole zone: proactively until its score is low enough, or with 0 as far as can be."""
+        compaction_kernels.begin_whole_zone(self.zone.buddy, self.pages, self.compaction, proactiveness)
+        return CompactResult(self._run(int(CompactResult.CONTINUE)))
+
+    def _run(self, result: int) -> int:
+        """Advance a run that was begun until it is finished, page tables following."""
+        while result == CompactResult.CONTINUE:
+            result = compaction_kernels.advance(self.zone.buddy, self.pages, self.limits, self.compaction, self.moves)
+            self._apply_moves()
+        return result
+
+    def _apply_moves(self) -> None:
+        used = int(self.moves.used[0])
+        if used:
+            owners = self.moves.owners[:used].astype(np.int64)
+            frames = self.moves.new[:used] + self.zone.first_frame
+            self._forgotten.append(self.region.moved(owners, self.moves.orders[:used], frames))
+            self.moves.used[0] = 0
+
+    def copy(self, zone: Zone, tables: PageTables) -> MovablePages:
+        """Return the same pages in copies of the zone and the tables."""
+        twin = MovablePages(zone, self.region.copy(tables), self.limits.copy())
+        twin.pages, twin.compaction = copied(self.pages), copied(self.compaction)
+        twin._forgotten = list(self._forgotten)
+        return twin
