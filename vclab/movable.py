@@ -17,7 +17,7 @@ from vckernels import pages as page_kernels
 from vckernels.buddy import ALLOCATED, ORDERS, Migratetype
 from vckernels.compactcontrol import Compaction, RunField, new_compaction
 from vckernels.compaction import CompactPriority, CompactResult
-from vckernels.migration import Moves, new_moves
+from vckernels.movelog import Moves, new_moves
 from vckernels.pages import ACTIVE, ANONYMOUS, DIRTY, Pages, new_pages
 from vclab.errors import ConfigurationError, InvalidFree, OutOfMemory
 from vclab.mapping import PageTables

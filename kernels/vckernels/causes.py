@@ -173,6 +173,22 @@ class Cause(IntEnum):
     """Instructions that make all CPUs of the machine invalidate pages, or everything (INVLPGB)."""
     BROADCAST_WAIT = 74
     """Waits until all CPUs have done so (TLBSYNC)."""
+    DIRECT_RECLAIM = 75
+    """Times that a request reclaimed memory itself."""
+    KSWAPD_RUN = 76
+    """Runs of kswapd."""
+    RECLAIM_SCANNED = 77
+    """Frames that reclaim took off its lists to look at, active or inactive."""
+    PAGE_RECLAIMED = 78
+    """Frames of pages that reclaim freed."""
+    WRITE_BACK = 79
+    """Frames of dirty file pages that were written."""
+    SWAP_OUT = 80
+    """Frames of anonymous pages that were written to swap."""
+    REFAULT = 81
+    """Frames that were needed again after they had been reclaimed."""
+    WORKINGSET_REFAULT = 82
+    """Those of them that more memory would have kept: active from the start."""
 
 
 COUNTERS = len(Cause)

@@ -49,7 +49,8 @@ from vckernels.compactcontrol import (
 )
 from vckernels.jit import kernel, unsigned
 from vckernels.migratescan import isolate_migrate, put_sources_back
-from vckernels.migration import NO_TARGET, Moves, has_room, migrate
+from vckernels.migration import BATCH, NO_TARGET, migrate
+from vckernels.movelog import Moves, has_room
 from vckernels.pages import Pages
 from vckernels.watermark import Limit, zone_watermark_ok
 
@@ -411,7 +412,7 @@ def advance(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], compactio
         result = check_finished(buddy, compaction)
         if result != CompactResult.CONTINUE:
             break
-        if not has_room(moves, 2):
+        if not has_room(moves, 2 * BATCH):
             return np.int64(CompactResult.CONTINUE)
         last = run[RunField.LAST_MIGRATED]
         again = last >= 0 and pageblock_start(last) == pageblock_start(run[RunField.MIGRATE_AT])

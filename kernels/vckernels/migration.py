@@ -10,8 +10,6 @@ Who is mapped where is not known here: what moved is written to a log, by which 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
@@ -30,52 +28,13 @@ from vckernels.causes import Cause
 from vckernels.compactcontrol import CAPTURE_NONE, Compaction, RunField
 from vckernels.freescan import take_target
 from vckernels.jit import kernel, unsigned
+from vckernels.movelog import Moves, log_move
 from vckernels.pages import Pages, put_page, split_held_page
 
 NO_TARGET = -1
 """Answer of :func:`migrate`: the search for targets found none; pages were left where they were."""
 BATCH = 512
 """Frames that one batch has at most (``NR_MAX_BATCHED_MIGRATION``)."""
-
-
-class Moves(NamedTuple):
-    """A log of pages that moved, in order: a page may move more than once.
-
-    Attributes
-    ----------
-    old, new : int64[n]
-        First frames before and after.
-    owners : int32[n]
-        Owner's id of the first frame.
-    orders : int8[n]
-        Log2 of the page's frames.
-    used : int64[1]
-        Entries written so far; who applies them sets it back to 0.
-    """
-
-    old: npt.NDArray[np.int64]
-    new: npt.NDArray[np.int64]
-    owners: npt.NDArray[np.int32]
-    orders: npt.NDArray[np.int8]
-    used: npt.NDArray[np.int64]
-
-
-def new_moves(entries: int = 1 << 16) -> Moves:
-    """Return an empty log for as many moves, at least two batches."""
-    room = max(entries, 2 * BATCH)
-    return Moves(
-        old=np.zeros(room, np.int64),
-        new=np.zeros(room, np.int64),
-        owners=np.zeros(room, np.int32),
-        orders=np.zeros(room, np.int8),
-        used=np.zeros(1, np.int64),
-    )
-
-
-@kernel(inline=True)
-def has_room(moves: Moves, batches: int) -> bool:
-    """Return whether the log has room for some more batches."""
-    return moves.used[0] + batches * BATCH <= len(moves.old)
 
 
 @kernel
@@ -126,17 +85,12 @@ def _move(buddy: Buddy, pages: Pages, compaction: Compaction, moves: Moves, old:
     """Move one held page to an isolated block: state, flags and owner go along; its old frames become free."""
     state = np.int64(buddy.state[unsigned(old)])
     order = state & 15
+    log_move(buddy, pages, moves, old, new)
     buddy.state[unsigned(new)] = state
     pages.flags[unsigned(new)] = pages.flags[unsigned(old)]
     pages.flags[unsigned(old)] = 0
     pages.owner[unsigned(new)] = pages.owner[unsigned(old)]
     put_page(buddy, pages, new, False)
-    entry = unsigned(moves.used[0])
-    moves.old[entry] = old
-    moves.new[entry] = new
-    moves.owners[entry] = pages.owner[unsigned(new)]
-    moves.orders[entry] = order
-    moves.used[0] += 1
     buddy.counters[Cause.PAGE_MIGRATED] += 1 << order
     free_or_capture(buddy, compaction, old, order)
 

@@ -10,7 +10,7 @@ from tests.kernels.pagedzones import PagedPair
 from tests.oracles.compaction import PlainLimits
 from tests.oracles.compactrun import PlainRun
 from tests.oracles.pages import PlainPage
-from vckernels import compactcontrol, freescan, migratescan, migration
+from vckernels import compactcontrol, freescan, migratescan, movelog
 from vckernels import compaction as kernels
 from vckernels.allocflags import AllocFlag
 from vckernels.buddy import ISOLATED, ORDERS, Migratetype
@@ -32,7 +32,7 @@ class CompactedPair(PagedPair):
         super().__init__(frames, types, split_lists)
         marks = limits or PlainLimits()
         self.compaction = compactcontrol.new_compaction(frames)
-        self.moves = migration.new_moves()
+        self.moves = movelog.new_moves()
         self.log: list[tuple[int, int, int, int]] = []
         self.plain_compaction = PlainRun(self.plain_pages, marks)
         self.limits = new_limits(

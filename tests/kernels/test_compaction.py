@@ -14,7 +14,7 @@ from tests.kernels.compactedzones import CompactedPair, full
 from tests.oracles.compaction import PlainLimits
 from tests.oracles.pages import PlainPage
 from vckernels import compaction as kernels
-from vckernels import migration
+from vckernels import movelog
 from vckernels.buddy import PAGEBLOCK_FRAMES, Migratetype
 from vckernels.causes import Cause
 from vckernels.compactcontrol import CAPTURE_OFF, ZoneField
@@ -99,7 +99,7 @@ def test_a_short_log_pauses_a_run_and_changes_nothing() -> None:
     rng = random.Random(3)
     pair = CompactedPair(8192)
     pair.populate(rng, 0.9, 0.4, 0, 0.0)
-    pair.moves = migration.new_moves(0)
+    pair.moves = movelog.new_moves(0)
     assert len(pair.moves.old) == 1024
     assert pair.whole() == "COMPLETE"
     assert len(pair.log) > 1024

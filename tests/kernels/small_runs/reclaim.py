@@ -2,7 +2,19 @@
 
 import numpy as np
 
-from vckernels import buddy, claim, compactcontrol, compaction, freescan, migratescan, migration, pages, watermark
+from vckernels import (
+    buddy,
+    claim,
+    compactcontrol,
+    compaction,
+    freescan,
+    migratescan,
+    movelog,
+    pages,
+    reclaim,
+    watermark,
+    workingset,
+)
 
 zone = buddy.new_buddy(64, lists=pages.LRU_LISTS)
 buddy.free_at_boot(zone, np.zeros(1, np.int64), np.full(1, 6, np.int8), True)
@@ -43,7 +55,7 @@ migratescan.isolate_migrate(zone, data, state)
 migratescan.isolate_sources(zone, data, state, 0, 64)
 migratescan.put_sources_back(zone, data, state)
 
-moves = migration.new_moves()
+moves = movelog.new_moves()
 compaction.begin_direct(zone, data, limits, state, 4, 1, 1, True, 2, 0)
 compaction.advance(zone, data, limits, state, moves)
 compaction.end_direct(state, 4, 1, 4)
@@ -51,3 +63,12 @@ compaction.begin_background(zone, data, limits, state, 4, 2, 0)
 compaction.end_background(state, 4, 5)
 compaction.begin_whole_zone(zone, data, state, 20)
 compaction.wants_proactive(zone, 20, 64, False)
+
+past = workingset.new_reclaim(64)
+frame = claim.allocate_one(zone, 0, 1)
+pages.add_page(zone, data, frame, 0, workingset.refault(zone, data, past, 0, 0))
+reclaim.begin_reclaim(zone, past, 0, 2)
+reclaim.advance_reclaim(zone, data, limits, past, moves)
+reclaim.begin_kswapd(zone, limits, past, 0, 2)
+reclaim.advance_reclaim(zone, data, limits, past, moves)
+workingset.forget(past, 0, False)
