@@ -16,9 +16,10 @@ from vckernels.causes import COUNTERS
 from vckernels.mmu import Beside, Target
 from vclab.errors import ConfigurationError
 from vclab.gfp import GFP_KERNEL
-from vclab.mapping import DirectMap, PageTables, VmallocArea
+from vclab.mapping import DirectMap, PageTables
 from vclab.memory import Memory
 from vclab.units import PAGE_BYTES, PAGE_SHIFT
+from vclab.vmalloc_area import VmallocArea
 
 #: Where the user pages of the other work lie: an address of the lower half, as of a program's heap.
 USER_START = 0x5555_5555_6000

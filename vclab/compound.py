@@ -17,12 +17,13 @@ import numpy.typing as npt
 from vckernels.buddy import MAX_ORDER, PAGEBLOCK_ORDER
 from vclab.errors import ConfigurationError, InvalidFree, OutOfMemory
 from vclab.gfp import Gfp
-from vclab.mapping import DirectMap, PageTables, VmallocArea, leaf_frames
+from vclab.mapping import DirectMap, PageTables, leaf_frames
 from vclab.memory import Memory
 from vclab.policies import Attempt, Backing, Policy, Request
 from vclab.presets import LinuxPreset
 from vclab.structures import SmallObjects, kmalloc_size
 from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes
+from vclab.vmalloc_area import VmallocArea
 
 #: 64 MiB.
 MAX_REQUEST_ORDER = 14

@@ -13,7 +13,7 @@ from vckernels.buddy import HOLE, LISTS, ORDERS, PAGEBLOCK_FRAMES, PAGEBLOCK_ORD
 from vclab.compound import CompoundAllocator
 from vclab.errors import ConfigurationError
 from vclab.fragmentation import fragmentation_thousandths, unusable_thousandths
-from vclab.mapping import PageTables, VmallocArea
+from vclab.mapping import PageTables
 from vclab.memory import Memory, Zone
 from vclab.recordings.procfiles import BuddyInfo, PageTypeInfo
 from vclab.recordings.proctext import (
@@ -26,6 +26,7 @@ from vclab.recordings.proctext import (
 )
 from vclab.recordings.vmallocinfo import VmallocRange
 from vclab.recordings.zonetext import PerCpuLists, ZoneText
+from vclab.vmalloc_area import VmallocArea
 from vclab.watermarks import ZoneLimits, ZoneSize, zone_limits
 
 NAMES = ("buddyinfo", "pagetypeinfo", "zoneinfo", "vmallocinfo", "extfrag_index", "unusable_index")

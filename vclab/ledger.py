@@ -147,6 +147,10 @@ def price_operations(
         + price("flush_page_cycles") * counts[..., Cause.TLB_INVALIDATION]
         + price("flush_full_cycles") * counts[..., Cause.TLB_FLUSH]
     ) / cpu.clock.gigahertz.value
+    broadcast = (
+        price("broadcast_ns") * counts[..., Cause.BROADCAST]
+        + price("broadcast_wait_ns") * counts[..., Cause.BROADCAST_WAIT]
+    )
     # A reservation's price includes the search that a fresh area needs: one step.
     steps = np.maximum(counts[..., Cause.AREA_STEP] - counts[..., Cause.AREA_RESERVE], 0)
     parts = (
@@ -154,15 +158,17 @@ def price_operations(
         price("free_ns") * counts[..., Cause.FREE],
         price("split_ns") * counts[..., Cause.SPLIT],
         price("merge_ns") * counts[..., Cause.MERGE],
-        price("area_reserve_ns") * counts[..., Cause.AREA_RESERVE],
+        price("area_reserve_ns") * counts[..., Cause.AREA_RESERVE]
+        + price("area_pool_ns") * counts[..., Cause.AREA_POOL_HIT],
         price("area_search_step_ns") * steps,
-        price("area_release_ns") * counts[..., Cause.AREA_RELEASE],
+        price("area_release_ns") * counts[..., Cause.AREA_RELEASE]
+        + price("area_lazy_ns") * counts[..., Cause.AREA_LAZY_FREE],
         price("entry_write_ns") * counts[..., Cause.ENTRY_WRITE],
         price("table_page_ns") * counts[..., Cause.TABLE_PAGE],
         price("struct_page_ns") * counts[..., Cause.STRUCT_PAGE],
         price("zero_page_ns") * counts[..., Cause.PAGE_CLEARED],
         price("copy_page_ns") * counts[..., Cause.PAGE_COPIED],
-        flush,
+        flush + broadcast,
         price("interrupt_ns") * counts[..., Cause.INTERRUPT],
     )
     return np.stack([np.asarray(part, float) for part in parts], axis=-1)

@@ -1,4 +1,4 @@
-"""Virtual memory of the kernel: page tables, the direct map and the vmalloc area."""
+"""Virtual memory of the kernel: page tables and the direct map."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vckernels import entry, pagetable, vmap
+from vckernels import entry, pagetable
 from vckernels.causes import Status
 from vckernels.pagetable import Control
 from vclab.errors import ConfigurationError, OutOfMemory
@@ -267,125 +267,3 @@ class DirectMap:
     def address(self, frame: int) -> int:
         """Return the virtual address of a frame."""
         return self.start + (frame << PAGE_SHIFT)
-
-
-class VmallocArea:
-    """Virtually contiguous ranges of scattered frames, each followed by guard pages.
-
-    Parameters
-    ----------
-    tables : PageTables
-        Mutated by map and unmap.
-    layout : AddressSpace
-        Where the area lies.
-    guard_pages : int
-        Pages after each range that are never mapped.
-
-    Attributes
-    ----------
-    retained_tables : int
-        Tables that ranges added and that are in the tree still, whether anything is mapped by them or not.
-    """
-
-    def __init__(self, tables: PageTables, layout: AddressSpace, guard_pages: int) -> None:
-        self.tables = tables
-        self.start = layout.vmalloc_start.value
-        self.pages = layout.vmalloc_bytes.value >> PAGE_SHIFT
-        self.guard_pages = guard_pages
-        self.areas = vmap.new_areas(self.pages)
-        self.retained_tables = 0
-
-    def __contains__(self, address: int) -> bool:
-        return self.start <= address < self.start + (self.pages << PAGE_SHIFT)
-
-    def map(self, frames: npt.NDArray[np.int64], level: int = 1) -> tuple[int, TableChange] | None:
-        """Map frames one after another at the lowest address that fits (``vmap``).
-
-        Parameters
-        ----------
-        frames : int64[n]
-            First frame of each leaf.
-        level : int
-            1 for 4K leaves, 2 for 2M; the range then starts at a multiple of 2 MiB. Its guard pages follow it.
-
-        Returns
-        -------
-        address, change : tuple of int and TableChange
-            Where the range starts and what became of the tables; None, and nothing changed, if address space
-            or memory for a table is short.
-        """
-        if not len(frames):
-            raise ConfigurationError("cannot map a range of no frames; pass at least one")
-        size = leaf_frames(level)
-        length = len(frames) * size + self.guard_pages
-        page = int(vmap.reserve(self.areas, length, size))
-        if page == -Status.NO_CAPACITY:
-            self.areas = vmap.grown(self.areas, 2 * len(self.areas.start))
-            page = int(vmap.reserve(self.areas, length, size))
-        if page < 0:
-            return None
-        address = self.start + (page << PAGE_SHIFT)
-        change = self.tables.map(address, frames, level)
-        if change is None:
-            vmap.release(self.areas, page)
-            return None
-        self.retained_tables += change.added - change.removed
-        return address, change
-
-    def unmap(self, address: int, level: int = 1) -> npt.NDArray[np.int64]:
-        """Clear a range's entries, give its addresses back and return its leaves' first frames, int64[n] (``vunmap``).
-
-        Raises
-        ------
-        ConfigurationError
-            If no range mapped by leaves of that level starts at the address.
-        """
-        page, pages = self._range_at(address)
-        frames = self.tables.unmap(address, pages // leaf_frames(level), level)
-        vmap.release(self.areas, page)
-        return frames
-
-    def undo(self, address: int, added: int, level: int = 1) -> None:
-        """Take back what mapping the latest range did, with the tables that it added (it removed none)."""
-        page, pages = self._range_at(address)
-        self.tables.undo(address, pages // leaf_frames(level), level, added)
-        self.retained_tables -= added
-        vmap.release(self.areas, page)
-
-    def _range_at(self, address: int) -> tuple[int, int]:
-        """Return first page and mapped pages of the range that starts at an address."""
-        page = (address - self.start) >> PAGE_SHIFT
-        node = int(vmap.find(self.areas, page))
-        if node < 0 or address % PAGE_BYTES or int(self.areas.start[node]) != page:
-            raise ConfigurationError(f"no vmalloc range starts at {address:#x}; pass what mapping returned")
-        return page, int(self.areas.pages[node]) - self.guard_pages
-
-    def range_start(self, address: int) -> int | None:
-        """Return the first address of the range that holds an address, None where none does."""
-        page = (address - self.start) >> PAGE_SHIFT
-        node = int(vmap.find(self.areas, page)) if 0 <= page < self.pages else -1
-        if node < 0 or page >= int(self.areas.start[node] + self.areas.pages[node]) - self.guard_pages:
-            return None
-        return self.start + (int(self.areas.start[node]) << PAGE_SHIFT)
-
-    def spans(self) -> list[tuple[int, int, int]]:
-        """Return address, bytes with guard pages, and mapped pages of each range, ascending."""
-        starts, pages = np.empty((2, self.ranges), np.int64)
-        vmap.list_ranges(self.areas, starts, pages)
-        return [
-            (self.start + (start << PAGE_SHIFT), length << PAGE_SHIFT, length - self.guard_pages)
-            for start, length in zip(starts.tolist(), pages.tolist(), strict=True)
-        ]
-
-    @property
-    def ranges(self) -> int:
-        """Number of ranges in use."""
-        return int(self.areas.places[vmap.Place.IN_USE])
-
-    def copy(self, tables: PageTables) -> VmallocArea:
-        """Return an independent area with the same ranges, for a copy of its tables."""
-        twin = object.__new__(VmallocArea)
-        twin.__dict__.update(self.__dict__)
-        twin.tables = tables
-        twin.areas = copied(self.areas)
-        return twin

@@ -225,6 +225,14 @@ class Mmu:
         mmu_kernels.invalidate_range(self.state, np.uint64(address), pages, level)
         self.counters[Cause.TLB_INVALIDATION] += pages
 
+    def forget(self, address: int, pages: int, level: int = 1) -> None:
+        """Drop pages of a leaf level because another CPU broadcast it: this one does no work for it."""
+        mmu_kernels.invalidate_range(self.state, np.uint64(address), pages, level)
+
+    def forget_all(self) -> None:
+        """Drop everything because another CPU broadcast it: this one does no work for it."""
+        mmu_kernels.flush_all(self.state)
+
     def leave_cleared(self, frames: npt.NDArray[np.int64]) -> None:
         """Leave the data caches as clearing 4 KiB pages one after another does.
 

@@ -19,15 +19,17 @@ from vclab.fragmentation import extfrag_for_order, fragmentation_index, unusable
 from vclab.gfp import Gfp
 from vclab.kerneltexts import kernel_text
 from vclab.ledger import AccessCost, Ledger, no_counts, price_access
-from vclab.mapping import DirectMap, PageTables, VmallocArea
+from vclab.mapping import DirectMap, PageTables
 from vclab.memory import FRAMES_PER_BLOCK, Memory, empty_zone
 from vclab.mmu import Mmu, MmuOptions
 from vclab.movable import MovablePages, PageMix
 from vclab.policies import find_policy
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.recorded import recorded_zone
+from vclab.shootdown import check_mechanism, flush_all, flush_kernel_range
 from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes, page_level, parse_bytes
 from vclab.userpages import UserRegion
+from vclab.vmalloc_area import VmallocArea, find_unmapping
 from vclab.vmemmap import Vmemmap, frames_with_vmemmap
 
 #: Most memory of a machine; the allocator's links are 32 bits wide.
@@ -108,6 +110,11 @@ class System:
     direct_map_split : float
         Share of the direct map's large pages, 0 to 1, that are broken into pages of the next smaller size, chosen at
         random: what ``set_memory`` does to a kernel's map over time.
+    unmap : str
+        When CPUs forget what was unmapped, and its addresses are used again; see
+        :data:`vclab.vmalloc_area.UNMAPPINGS`. "range": at each free; "lazy": as 6.18; "2.6.28"; "eager": as 2.6.24.
+    flush : str
+        "ipi": other CPUs are interrupted and flush by themselves; "invlpgb": the flush is broadcast in hardware.
 
     Raises
     ------
@@ -131,6 +138,8 @@ class System:
         isolation: bool | None = None,
         background: Background | None = None,
         direct_map_split: float = 0.0,
+        unmap: str = "range",
+        flush: str = "ipi",
     ) -> None:
         self.cpu = presets.cpu(cpu)
         self.linux = presets.linux(linux) if isinstance(linux, str) else linux
@@ -141,6 +150,8 @@ class System:
             raise ConfigurationError(f"seed {seed} does not exist; use 0 or more")
         if cpus < 1:
             raise ConfigurationError(f"a machine with {cpus} CPUs does not exist; use 1 or more")
+        check_mechanism(flush, self.cpu)
+        self.flush = flush
         self.seed = seed
         self.direct_map_size = direct_map
         self.memory = _boot_memory(memory, recording)
@@ -154,7 +165,9 @@ class System:
         self.direct_map = DirectMap(
             self.page_tables, self.layout, level, direct_map_split, np.random.default_rng([seed, SPLIT_STREAM])
         )
-        self.vmalloc_area = VmallocArea(self.page_tables, self.layout, self.linux.guard_pages.value)
+        self.vmalloc_area = VmallocArea(
+            self.page_tables, self.layout, self.linux.guard_pages.value, find_unmapping(unmap), cpus
+        )
         self.compound = CompoundAllocator(
             self.memory, self.page_tables, self.direct_map, self.vmalloc_area, self.linux, chosen, flag_all
         )
@@ -183,7 +196,10 @@ class System:
             If the policy cannot serve the request; nothing is changed then.
         """
         removed = self.page_tables.removed
-        page = self.compound.allocate(order, flags, min_order)
+        try:
+            page = self.compound.allocate(order, flags, min_order)
+        finally:
+            self._forget_purged()
         self.operations[Cause.STRUCT_PAGE] += len(page.frames)
         if int(flags) & Gfp.ZERO:
             self.operations[Cause.PAGE_CLEARED] += len(page.frames)
@@ -204,22 +220,31 @@ class System:
         """
         self.compound.free(page)
         for address, leaves, level in page.mappings:
+            self._forget(address, leaves, level)
+
+    def _forget(self, address: int, leaves: int, level: int) -> None:
+        """Let every CPU forget a range that was unmapped, as the regime does it; a lazy one does at a purge only."""
+        unmapping = self.vmalloc_area.unmapping
+        if unmapping.flushes_all:
+            flush_all(self.mmus, self.operations, self.flush)
+        elif not unmapping.is_lazy:
             self._flush_range(address, leaves, level)
+        self._forget_purged()
+
+    def _forget_purged(self) -> None:
+        """Let every CPU forget what the vmalloc area has purged."""
+        while self.vmalloc_area.purged:
+            address, pages = self.vmalloc_area.purged.pop(0)
+            self._flush_range(address, pages, 1)
+
+    def purge_vmalloc_area(self) -> None:
+        """Flush all ranges that were freed lazily, and give their addresses back (``vm_unmap_aliases``)."""
+        self.vmalloc_area.purge()
+        self._forget_purged()
 
     def _flush_range(self, address: int, leaves: int, level: int) -> None:
-        """Let every CPU forget a range that was unmapped: page by page, or all if it is long.
-
-        Linux, ``arch/x86/mm/tlb.c``: ``flush_tlb_kernel_range``.
-        """
-        whole = leaves << (9 * (level - 1)) > self.linux.tlb_single_page_flush_ceiling.value
-        # The price of a full flush is that of the whole call; one round of interrupts reaches all other CPUs.
-        self.operations[Cause.FLUSH_CALL] += not whole
-        self.operations[Cause.INTERRUPT] += len(self.mmus) > 1
-        for mmu in self.mmus:
-            if whole:
-                mmu.flush()
-            else:
-                mmu.invalidate(address, leaves, level)
+        ceiling = self.linux.tlb_single_page_flush_ceiling.value
+        flush_kernel_range(self.mmus, self.operations, self.flush, address, leaves, level, ceiling)
 
     @property
     def pages(self) -> list[CompoundPage]:
@@ -279,6 +304,7 @@ class System:
                 f"cannot map frames outside the machine; its frames are {first} to {first + self.memory.frames - 1}"
             )
         mapped = self.vmalloc_area.map(wanted)
+        self._forget_purged()
         if mapped is None:
             raise ConfigurationError(f"no room to map {np.size(frames)} frames; unmap something first")
         return mapped[0]
@@ -294,7 +320,7 @@ class System:
         if self.compound.owns(address):
             raise ConfigurationError(f"the range at {address:#x} was not made by vmap; use free_pages on its page")
         frames = self.vmalloc_area.unmap(address)
-        self._flush_range(address, len(frames), 1)
+        self._forget(address, len(frames), 1)
 
     @property
     def vmemmap(self) -> Vmemmap:

@@ -200,15 +200,19 @@ def operations_by_hand(counts: npt.NDArray[np.int64], linux: LinuxPreset, cpu: C
         "block free": costs.free_ns.value * events["FREE"],
         "split": costs.split_ns.value * events["SPLIT"],
         "merge": costs.merge_ns.value * events["MERGE"],
-        "area reservation": costs.area_reserve_ns.value * events["AREA_RESERVE"],
+        "area reservation": costs.area_reserve_ns.value * events["AREA_RESERVE"]
+        + costs.area_pool_ns.value * events["AREA_POOL_HIT"],
         "area search": costs.area_search_step_ns.value * further,
-        "area release": costs.area_release_ns.value * events["AREA_RELEASE"],
+        "area release": costs.area_release_ns.value * events["AREA_RELEASE"]
+        + costs.area_lazy_ns.value * events["AREA_LAZY_FREE"],
         "entry write": costs.entry_write_ns.value * events["ENTRY_WRITE"],
         "table page": costs.table_page_ns.value * events["TABLE_PAGE"],
         "struct page": costs.struct_page_ns.value * events["STRUCT_PAGE"],
         "zeroing": costs.zero_page_ns.value * events["PAGE_CLEARED"],
         "copying": costs.copy_page_ns.value * events["PAGE_COPIED"],
-        "flush": cycles / cpu.clock.gigahertz.value,
+        "flush": cycles / cpu.clock.gigahertz.value
+        + costs.broadcast_ns.value * events["BROADCAST"]
+        + costs.broadcast_wait_ns.value * events["BROADCAST_WAIT"],
         "interrupt": costs.interrupt_ns.value * events["INTERRUPT"],
     }
 

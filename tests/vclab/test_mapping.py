@@ -9,8 +9,9 @@ from vckernels import entry
 from vckernels.pagetable import walk_many
 from vclab import presets
 from vclab.errors import ConfigurationError, OutOfMemory
-from vclab.mapping import DirectMap, PageTables, TableChange, VmallocArea
+from vclab.mapping import DirectMap, PageTables, TableChange
 from vclab.memory import Memory, Zone
+from vclab.vmalloc_area import VmallocArea
 
 LAYOUT = presets.linux("6.18").address_space[0]
 

@@ -53,7 +53,9 @@ class Costs(Model):
     ``table_page``: one table, beyond its allocation and zeroing. ``zero_page``, ``copy_page``: 4 KiB.
     ``struct_page``: one struct page of a compound page. ``flush_call``, ``flush_page``, ``flush_full``: the
     fixed part of a range flush, each page of it, and a flush of everything. ``interrupt``: one round trip to
-    the other CPUs per flush. ``migrate_page``: moving one 4 KiB page, copy included.
+    the other CPUs per flush. ``migrate_page``: moving one 4 KiB page, copy included. ``area_pool``: an area that is
+    ready in a pool, structures included. ``area_lazy``: letting an area wait, beside its release. ``broadcast``: one
+    instruction that makes all CPUs invalidate; ``broadcast_wait``: until they have.
     """
 
     allocation_ns: Cost
@@ -73,6 +75,10 @@ class Costs(Model):
     flush_full_cycles: Cost
     interrupt_ns: Cost
     migrate_page_ns: Cost
+    area_pool_ns: Cost
+    area_lazy_ns: Cost
+    broadcast_ns: Cost
+    broadcast_wait_ns: Cost
 
 
 class LinuxPreset(Preset):
