@@ -393,7 +393,7 @@ def snapshot(out: Path | None = None, /, *, cpu: str = "zen3", linux: str = "6.1
 
 @app.command(name="vmap-cost")
 def vmap_cost(*, effects: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """Hold the model of vmap and vunmap of 2008 against the published table: what is fitted, what predicted.
+    """Hold modelled costs of mapping against published ones, of 2008 and of today: what is fitted, what predicted.
 
     For example:
 
@@ -405,10 +405,11 @@ def vmap_cost(*, effects: Annotated[bool, Parameter(negative="")] = False) -> in
     effects
         Also what each unfitted number does at both ends of its range, in about half a minute.
     """
-    from vclab import costtables, presets, vmapcost
+    from vclab import costtables, presets, vmalloccost, vmapcost
 
     free, cells = vmapcost.published()
     costtables.print_vmap_cost(_console(), free, cells)
+    costtables.print_vmalloc_cost(_console(), vmalloccost.table())
     if effects:
         costtables.print_effects(_console(), vmapcost.effects(presets.multiprocessor("opteron-2008")))
     return DONE

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from vclab.vmalloccost import MEASURED, Row
 from vclab.vmapcost import Cell, Effect, Free
 
 REGIMES = {"eager": "before (2.6.27)", "blocks": "after (2.6.28)"}
@@ -33,3 +34,22 @@ def print_effects(console: Console, effects: Sequence[Effect]) -> None:
         fitted = (f"{one.free.work:,.0f}", f"{one.free.flush:,.0f}", f"{one.misfit:.1%}")
         table.add_row(f"{one.path}, {one.end}", f"{one.value:g}", *fitted, f"{one.worst:+.0%}")
     console.print(table)
+
+
+def print_vmalloc_cost(console: Console, rows: Sequence[Row]) -> None:
+    """Print what allocating and freeing virtual pages costs beside what test_vmalloc measured."""
+    table = Table(title="Allocate, clear and free a virtual page today: ns", title_justify="left")
+    for heading in ("pages", "measured", "line", "model", "from line", "of it zeroing"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        measured = MEASURED.get(1 << row.order)
+        table.add_row(
+            str(1 << row.order),
+            "–" if measured is None else f"{measured:,.0f}",
+            f"{row.line:,.0f}",
+            f"{row.nanoseconds:,.0f}",
+            f"{row.error:+.1%}",
+            f"{row.by_cause['zeroing']:,.0f}",
+        )
+    console.print(table)
+    console.print("fitted: the prices of a page's allocation and free and of an area, on the line")
