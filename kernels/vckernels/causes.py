@@ -189,6 +189,8 @@ class Cause(IntEnum):
     """Frames that were needed again after they had been reclaimed."""
     WORKINGSET_REFAULT = 82
     """Those of them that more memory would have kept: active from the start."""
+    CONGESTION_WAIT = 83
+    """Times that reclaim of 2.6.24 would have waited for devices, a tenth of a second at most."""
 
 
 COUNTERS = len(Cause)

@@ -51,6 +51,8 @@ class Lru(IntEnum):
 
 
 LRU_LISTS = len(Lru)
+ANONYMOUS_FRAMES = LRU_LISTS
+"""Index into the lists' lengths: frames of anonymous pages on any list."""
 
 
 class Pages(NamedTuple):
@@ -62,8 +64,8 @@ class Pages(NamedTuple):
         Flags of the page that begins at a frame; 0 at all others.
     owner : int32[frames]
         Id of the first frame's owner, where a page begins; frame ``first + i`` belongs to id ``owner + i``.
-    lengths : int64[LRU_LISTS]
-        Frames, not pages, on each list.
+    lengths : int64[LRU_LISTS + 1]
+        Frames, not pages, on each list; then those of anonymous pages on all of them.
     options : int64[1]
         ``[0]``: 1 if anonymous, file and unevictable pages have lists of their own (Linux since 2.6.28); with 0 all
         are on the two lists of file pages.
@@ -88,7 +90,7 @@ def new_pages(frames: int, split_lists: bool = True) -> Pages:
     return Pages(
         flags=np.zeros(frames, np.uint8),
         owner=np.zeros(frames, np.int32),
-        lengths=np.zeros(LRU_LISTS, np.int64),
+        lengths=np.zeros(LRU_LISTS + 1, np.int64),
         options=np.array([split_lists], np.int64),
     )
 
@@ -126,7 +128,10 @@ def put_page(buddy: Buddy, pages: Pages, frame: int, at_tail: bool) -> None:
     else:
         push_head(buddy.next, buddy.prev, sentinel, frame)
     pages.flags[unsigned(frame)] = flags | ON_LRU
-    pages.lengths[unsigned(chosen)] += page_frames(buddy, frame)
+    size = page_frames(buddy, frame)
+    pages.lengths[unsigned(chosen)] += size
+    if flags & ANONYMOUS:
+        pages.lengths[ANONYMOUS_FRAMES] += size
 
 
 @kernel(inline=True)
@@ -135,7 +140,10 @@ def hold_page(buddy: Buddy, pages: Pages, frame: int) -> None:
     flags = flags_of(pages, frame)
     unlink(buddy.next, buddy.prev, frame)
     pages.flags[unsigned(frame)] = flags & ~ON_LRU
-    pages.lengths[unsigned(list_of(pages, flags))] -= page_frames(buddy, frame)
+    size = page_frames(buddy, frame)
+    pages.lengths[unsigned(list_of(pages, flags))] -= size
+    if flags & ANONYMOUS:
+        pages.lengths[ANONYMOUS_FRAMES] -= size
 
 
 @kernel(inline=True)
@@ -327,6 +335,7 @@ def audit_pages(buddy: Buddy, pages: Pages) -> int:
     list's length is wrong; 4: a page said to be on a list is on none.
     """
     on_lists = 0
+    anonymous = 0
     for frame in range(len(buddy.state)):
         if pages.flags[frame] != 0 and allocated_order(buddy, frame) < 0:
             return 1
@@ -341,6 +350,8 @@ def audit_pages(buddy: Buddy, pages: Pages) -> int:
             if buddy.prev[node] != before or flags & ON_LRU == 0 or list_of(pages, flags) != chosen:
                 return 2
             length += page_frames(buddy, node)
+            if flags & ANONYMOUS:
+                anonymous += page_frames(buddy, node)
             found += 1
             if found > on_lists:
                 return 2
@@ -350,4 +361,6 @@ def audit_pages(buddy: Buddy, pages: Pages) -> int:
             return 2
         if length != pages.lengths[chosen]:
             return 3
+    if anonymous != pages.lengths[ANONYMOUS_FRAMES]:
+        return 3
     return 4 if found != on_lists else 0

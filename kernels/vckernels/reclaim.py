@@ -21,10 +21,10 @@ from vckernels.compaction import is_suitable
 from vckernels.jit import kernel
 from vckernels.movelog import Moves
 from vckernels.pages import Lru, Pages
-from vckernels.scanplan import FIRST_PRIORITY, count_scans, prepare, scan_lists
+from vckernels.scanplan import count_scans, prepare, scan_lists
 from vckernels.shrink import age_anonymous
 from vckernels.watermark import Limit, zone_watermark_ok
-from vckernels.workingset import SWAP_CLUSTER, Reclaim, ReclaimField
+from vckernels.workingset import FIRST_PRIORITY, SWAP_CLUSTER, Reclaim, ReclaimField
 
 PAUSED = -1
 """Answer of :func:`advance_reclaim`: the log is full; advance again once it is empty."""

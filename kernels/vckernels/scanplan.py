@@ -16,10 +16,7 @@ from vckernels.movelog import Moves, has_room
 from vckernels.pages import Lru, Pages
 from vckernels.shrink import age_anonymous, inactive_is_low, is_file, shrink_active, shrink_inactive
 from vckernels.watermark import Limit
-from vckernels.workingset import SWAP_CLUSTER, Reclaim, ReclaimField
-
-FIRST_PRIORITY = 12
-"""Priority with which reclaim begins (``DEF_PRIORITY``)."""
+from vckernels.workingset import FIRST_PRIORITY, SWAP_CLUSTER, Reclaim, ReclaimField
 
 
 @kernel

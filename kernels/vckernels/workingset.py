@@ -25,6 +25,10 @@ SWAP_CLUSTER = 32
 """Frames that reclaim scans at once, and that a direct request wants (``SWAP_CLUSTER_MAX``)."""
 
 
+FIRST_PRIORITY = 12
+"""Priority with which reclaim begins (``DEF_PRIORITY``)."""
+
+
 class ReclaimField(IntEnum):
     """Index into what a zone's reclaim remembers and is about, int64[RECLAIM_FIELDS]."""
 
@@ -46,45 +50,58 @@ class ReclaimField(IntEnum):
     SWAP_FREE = 9
     KSWAPD_FAILURES = 10
     """Runs of kswapd in a row that reclaimed nothing."""
-    ORDER = 11
+    PLANNED_ACTIVE = 11
+    """2.6.24: frames of the active list to be scanned once they are 32 [``nr_scan_active``]."""
+    PLANNED_INACTIVE = 12
+    PREVIOUS_PRIORITY = 13
+    """2.6.24: priority at which reclaim ended last [``prev_priority``]."""
+    SCANNED_IN_VAIN = 14
+    """2.6.24: frames scanned since reclaim freed one [``pages_scanned``]."""
+    UNRECLAIMABLE = 15
+    """2.6.24: 1 if all lists were scanned six times in vain [``ZONE_ALL_UNRECLAIMABLE``]."""
+    ORDER = 16
     """From here on: the run. Order of the request."""
-    HIGHEST_ZONE = 12
-    KSWAPD = 13
+    HIGHEST_ZONE = 17
+    KSWAPD = 18
     """1: kswapd's run; 0: a request's own."""
-    PRIORITY = 14
+    PRIORITY = 19
     """A list's length is shifted right by this for what to scan of it; 12 at first, 0 at last."""
-    TO_RECLAIM = 15
+    TO_RECLAIM = 20
     """Frames wanted."""
-    RECLAIMED = 16
-    SCANNED = 17
+    RECLAIMED = 21
+    SCANNED = 22
     """Frames scanned at this priority."""
-    MAY_SWAP = 18
-    MAY_WRITE = 19
-    DEACTIVATE_ANONYMOUS = 20
+    MAY_SWAP = 23
+    MAY_WRITE = 24
+    DEACTIVATE_ANONYMOUS = 25
     """1: the active list may shrink."""
-    DEACTIVATE_FILE = 21
-    FORCE_DEACTIVATE = 22
-    SKIPPED_DEACTIVATE = 23
-    CACHE_TRIM = 24
+    DEACTIVATE_FILE = 26
+    FORCE_DEACTIVATE = 27
+    SKIPPED_DEACTIVATE = 28
+    CACHE_TRIM = 29
     """1: there are enough inactive file pages to leave the rest alone [``cache_trim_mode``]."""
-    NO_CACHE_TRIM = 25
-    CACHE_TRIM_FAILED = 26
-    FILE_TINY = 27
+    NO_CACHE_TRIM = 30
+    CACHE_TRIM_FAILED = 31
+    FILE_TINY = 32
     """1: there is so little page cache that only anonymous pages can help [``file_is_tiny``]."""
-    COMPACTION_READY = 28
+    COMPACTION_READY = 33
     """1: there is enough free memory for compaction to serve the request."""
-    SCANNING = 29
+    SCANNING = 34
     """1 in the middle of a pass over the lists."""
-    PASS_BEGAN = 30
+    PASS_BEGAN = 35
     """``RECLAIMED`` when the pass began."""
-    BOOST = 31
+    BOOST = 36
     """What the watermark was boosted by when kswapd's run began."""
-    BOOST_LEFT = 32
+    BOOST_LEFT = 37
     """Frames still to be reclaimed for the boost, 0 once it is ignored."""
-    LAST_RECLAIMED = 33
+    LAST_RECLAIMED = 38
     """``RECLAIMED`` when this priority began."""
-    NEXT_LIST = 34
+    NEXT_LIST = 39
     """The list whose turn it is in the pass."""
+    TOTAL_SCANNED = 40
+    """2.6.24: frames scanned at all priorities, mapped ones twice."""
+    PROGRESS = 41
+    """2.6.24: 1 if the zone was scanned at the last priority."""
 
 
 RECLAIM_FIELDS = len(ReclaimField)
@@ -127,11 +144,12 @@ def new_reclaim(owners: int, swap: int = 0, swappiness: int = 60) -> Reclaim:
     fields = np.zeros(RECLAIM_FIELDS, np.int64)
     fields[ReclaimField.SWAPPINESS] = swappiness
     fields[[ReclaimField.SWAP_TOTAL, ReclaimField.SWAP_FREE]] = swap
+    fields[ReclaimField.PREVIOUS_PRIORITY] = FIRST_PRIORITY
     return Reclaim(
         fields=fields,
         left=np.zeros(LRU_LISTS, np.int64),
         targets=np.zeros(LRU_LISTS, np.int64),
-        held=np.zeros(SWAP_CLUSTER * 1024, np.int64),
+        held=np.zeros(2048, np.int64),
         shadows=np.zeros(owners, np.int32),
     )
 
@@ -200,7 +218,8 @@ def is_recent(pages: Pages, reclaim: Reclaim, shadow: int, file: bool) -> bool:
 def refault(buddy: Buddy, pages: Pages, reclaim: Reclaim, owner: int, flags: int) -> int:
     """Return the flags with which a page comes back that an owner needs, and forget the shadow.
 
-    Without a shadow it is a first use and the flags are as given. Rule: ``workingset_refault``.
+    Without a shadow it is a first use and the flags are as given; so they are where lists are not split, since
+    kernels of that time knew of no refaults. Rule: ``workingset_refault``.
 
     Parameters
     ----------
@@ -224,7 +243,7 @@ def refault(buddy: Buddy, pages: Pages, reclaim: Reclaim, owner: int, flags: int
     buddy.counters[Cause.REFAULT] += 1
     if not file:
         fields[ReclaimField.SWAP_FREE] += 1
-    if not is_recent(pages, reclaim, shadow, file):
+    if pages.options[0] == 0 or not is_recent(pages, reclaim, shadow, file):
         return flags
     flags |= ACTIVE
     fields[ReclaimField.CLOCK] += 1

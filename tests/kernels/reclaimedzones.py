@@ -29,8 +29,9 @@ class ReclaimedPair(CompactedPair):
         limits: PlainLimits | None = None,
         swap: int = 0,
         swappiness: int = 60,
+        split_lists: bool = True,
     ) -> None:
-        super().__init__(frames, types, limits)
+        super().__init__(frames, types, limits, split_lists)
         self.reclaim = workingset.new_reclaim(OWNERS, swap, swappiness)
         self.plain_reclaim = PlainReclaim(self.plain_compaction, swap, swappiness)
         self.free_owners = set(range(OWNERS))

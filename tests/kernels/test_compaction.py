@@ -281,5 +281,5 @@ def test_work_of_a_run_grows_with_the_zone_and_not_faster() -> None:
         pair.finish()
         looked_at.append(int(pair.buddy.counters[[Cause.MIGRATE_SCANNED, Cause.FREE_SCANNED]].sum()))
         assert looked_at[-1] <= 2 * frames
-        np.testing.assert_array_equal(pair.pages.lengths.sum(), frames // 2)
+        np.testing.assert_array_equal(pair.pages.lengths[:5].sum(), frames // 2)
     assert looked_at[1] <= 4.5 * looked_at[0]

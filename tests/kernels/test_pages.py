@@ -95,7 +95,7 @@ def test_new_pages_come_to_the_head_of_the_list_of_their_kind() -> None:
         assert pair.read_lru(chosen) == [number]
     assert pair.new_page(3, PlainPage(9)) == 8
     assert pair.read_lru(Lru.INACTIVE_FILE) == [8, 2]
-    assert pair.pages.lengths.tolist() == [1, 1, 9, 1, 1]
+    assert pair.pages.lengths.tolist() == [1, 1, 9, 1, 1, 3]
     pair.check()
 
 

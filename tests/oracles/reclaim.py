@@ -60,6 +60,8 @@ class PlainReclaim:
         kind = "anonymous" if page.anonymous else "file"
         self.events["REFAULT"] += 1
         self.swap_free += page.anonymous
+        if not self.pages.split_lists:
+            return
         room = self.pages.length("active file")
         if page.anonymous:
             room += self.pages.length("inactive file")

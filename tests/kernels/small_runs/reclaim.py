@@ -8,6 +8,7 @@ from vckernels import (
     compactcontrol,
     compaction,
     freescan,
+    lumpy,
     migratescan,
     movelog,
     pages,
@@ -72,3 +73,10 @@ reclaim.advance_reclaim(zone, data, limits, past, moves)
 reclaim.begin_kswapd(zone, limits, past, 0, 2)
 reclaim.advance_reclaim(zone, data, limits, past, moves)
 workingset.forget(past, 0, False)
+
+for kswapd in (False, True):
+    lumpy.begin_lumpy(zone, past, 0, 2, kswapd)
+    lumpy.advance_lumpy(zone, data, limits, past, moves)
+one = np.array([claim.allocate_one(zone, 0, 1)])
+pages.add_pages(zone, data, one, np.zeros(1, np.int64), np.zeros(1, np.uint8))
+pages.release_pages(zone, data, one)
