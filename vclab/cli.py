@@ -303,11 +303,9 @@ def replay(recording: str, /, *, check: Annotated[bool, Parameter(negative="")] 
     for heading in ("test", "rate", "threshold", "result", "what"):
         table.add_column(heading)
     for one in checks:
-        rate = f"{one.rate:,.0f}" if one.name == "T1" else f"{one.rate:.4%}"
         sign = "at most" if one.at_most else "at least"
-        limit = "–" if one.threshold is None else f"{sign} {one.threshold:,.0f}"
-        if one.threshold is not None and one.name != "T1":
-            limit = f"{sign} {one.threshold:.1%}"
+        rate = f"{one.rate:,.0f}" if one.unit else f"{one.rate:.4%}"
+        limit = "–" if one.threshold is None else f"{sign} {one.threshold:{',.0f' if one.unit else '.1%'}}"
         result = "–" if one.threshold is None else "met" if one.passed else "MISSED"
         table.add_row(one.name, rate, limit, result, f"{one.what} ({one.detail})")
     _console().print(table)

@@ -1,7 +1,8 @@
-"""Replay a recorded zone: follow it one step ahead, or run free beside it.
+"""What replays of a recorded zone share: its events, what is counted, and what they ask of the free lists.
 
-*Following*, the model says which block it would hand out, the recorded choice is compared and then fed back.
-*Running free*, the model picks every block itself; recorded frame numbers serve only as names of what is freed.
+*Following* (:mod:`vckernels.replayfollow`), the model says which block it would hand out, the recorded choice is
+compared and then fed back. *Running free* (:mod:`vckernels.replayfree`), the model picks every block itself; recorded
+frame numbers serve only as names of what is freed.
 
 In both, allocated frames are ``INSIDE`` and no more: the kernel frees parts of what it allocated whole, so the
 recorded orders of frees need not be those of allocations.
@@ -16,17 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels.buddy import (
-    INSIDE,
     ORDERS,
     PAGEBLOCK_FRAMES,
     PAGEBLOCK_ORDER,
     Buddy,
-    Migratetype,
-    first_block,
     merge_and_insert,
-    take_at,
 )
-from vckernels.claim import MODE_NORMAL, allocate, move_free_blocks
 from vckernels.jit import kernel
 
 ZONE_FREE, ZONE_REMOVAL, ZONE_DRAIN, ZONE_FALLBACK = 1, 3, 4, 5
@@ -51,9 +47,10 @@ class Count(IntEnum):
     """Index into the int64 array of what a replay counted."""
 
     REMOVALS = 0
-    """Removals whose frames were free in the model."""
+    """Removals whose frames were free in the model, those after a claim below a pageblock not among them."""
     REMOVALS_SKIPPED = 1
-    """Removals of frames that were already taken: they were freed without an event. In no other count."""
+    """Removals and fallbacks of frames that were taken already, or some of them: freed without an event. In no other
+    count."""
     FRAME_RIGHT = 2
     ORDER_RIGHT = 3
     """Removals for which the order of the block that was split was foreseen."""
@@ -66,28 +63,52 @@ class Count(IntEnum):
     TYPE_MISMATCH = 8
     """Removals from a pageblock of another type than requested."""
     FREES = 9
-    FREES_SKIPPED = 10
-    """Frees of frames that were free in the model already."""
+    FREES_AGAIN = 10
+    """Frees of frames that were free in the model already: they had been taken without an event, and are taken now."""
     CLAIMS = 11
-    """Fallback events that retyped a pageblock or more."""
+    """Fallbacks: claims of pageblocks, and steals."""
     CLAIMS_RIGHT = 12
-    """Of those, with the frame foreseen."""
+    """Of those, with the kind of fallback, the block's order and its migratetype foreseen."""
     RESYNCHRONISATIONS = 13
     """Times the recorded choice, not the model's, was carried out."""
     AFTER_CLAIM = 14
-    """Removals for which a smaller fallback block took its pageblock along. Which one is known from the recorded frame
-    alone, so they are foreseen by nobody and in no other count."""
+    """Removals for which a smaller fallback block took its pageblock along. Which one is taken from the trace."""
     FREES_SPLIT = 15
     """Free running: frees done frame by frame, since the model's frames lie apart."""
     FAILED = 16
     """Free running: allocations that the model could not serve."""
+    CLAIMS_EMPTY = 17
+    """Fallbacks for which the model's own lists are empty too."""
+    CLAIMS_EMPTY_RIGHT = 18
+    CLAIMS_FRAME_RIGHT = 19
+    """Fallbacks with the very block foreseen, or the pageblock of a smaller one."""
+    AFTER_CLAIM_RIGHT = 20
+    """Removals after a claim with the frame foreseen, once the pageblock is known."""
+    CAPTURES = 21
+    """Blocks that compaction caught as their last part was freed."""
+    WALKS = 22
+    """Walks of compaction's free scanner that took something."""
+    WALKS_RIGHT = 23
+    """Of those, in which the model takes and looks at as many frames."""
+    WALKS_STRIDING = 24
+    """Of those, with a stride above 1."""
+    WALKED_FRAMES = 25
+    """Frames that walks took in the model."""
+    WALKS_IDLE = 26
+    """Walks that took nothing."""
+    WALKS_IDLE_RIGHT = 27
+    """Of those, in which the model takes nothing either."""
+    FAST_ISOLATED = 28
+    """Frames that fast searches took: which ones is in no event, so the model keeps them until they are freed."""
+    FREES_TO_COMPACTION = 29
+    """Frees of unused targets by a CPU that migrates pages: they go back to compaction."""
 
 
 COUNTS = len(Count)
 
 
 @kernel(inline=True)
-def _free_block_around(buddy: Buddy, frame: int, order: int) -> int:
+def free_block_around(buddy: Buddy, frame: int, order: int) -> int:
     """Return the order of the free block that holds a block whole, or -1."""
     for high in range(order, ORDERS):
         if buddy.state[frame & ~((1 << high) - 1)] == high:
@@ -96,27 +117,8 @@ def _free_block_around(buddy: Buddy, frame: int, order: int) -> int:
 
 
 @kernel(inline=True)
-def _any_free(buddy: Buddy, frame: int, order: int) -> bool:
-    if _free_block_around(buddy, frame, order) >= 0:
-        return True
-    for inside in range(frame, frame + (1 << order)):
-        if buddy.state[inside] >= 0:
-            return True
-    return False
-
-
-@kernel(inline=True)
-def _predict(buddy: Buddy, order: int, migratetype: int) -> tuple[int, int]:
-    """Return the frame that the type's own lists would give and the order split for it, or (-1, -1)."""
-    for high in range(order, ORDERS):
-        frame = first_block(buddy, high, migratetype)
-        if frame >= 0:
-            return frame, high
-    return -1, -1
-
-
-@kernel(inline=True)
-def _free(buddy: Buddy, frame: int, order: int) -> None:
+def free_block(buddy: Buddy, frame: int, order: int) -> None:
+    """Put a block that is nobody's on the free lists, larger ones than a pageblock in parts (``split_large_buddy``)."""
     if order <= PAGEBLOCK_ORDER:
         merge_and_insert(buddy, frame, order)
     else:
@@ -144,162 +146,3 @@ def learn_types(stream: Stream, pageblock: npt.NDArray[np.int8]) -> None:
                 pageblock[block] = stream.migratetype[i]
         elif stream.operation[i] == ZONE_FALLBACK:
             pageblock[block] = (np.int64(stream.extra[i]) >> 4) & 15
-
-
-@kernel
-def follow(
-    buddy: Buddy,
-    stream: Stream,
-    first_known: npt.NDArray[np.int8],
-    counts: npt.NDArray[np.int64],
-) -> None:
-    """Foresee each removal, compare it with the recorded one, carry out the recorded one.
-
-    Parameters
-    ----------
-    buddy : Buddy
-        The zone as first snapped; mutated to its state after the stream.
-    stream : Stream
-        Read.
-    first_known : int8[frames]
-        Mutated. 0 at first frames of blocks whose place on their list is unknown since the snapshot gives none;
-        all else 1.
-    counts : int64[COUNTS]
-        Added to.
-    """
-    total = len(stream.frame)
-    for i in range(total):
-        operation = stream.operation[i]
-        frame = stream.frame[i]
-        order = np.int64(stream.order[i])
-        migratetype = np.int64(stream.migratetype[i])
-        if operation == ZONE_REMOVAL:
-            high = _free_block_around(buddy, frame, order)
-            if high < 0:
-                counts[Count.REMOVALS_SKIPPED] += 1
-                continue
-            if i + 1 < total and stream.operation[i + 1] == ZONE_FALLBACK and stream.frame[i + 1] == frame:
-                extra = np.int64(stream.extra[i + 1])
-                if extra & 15 < PAGEBLOCK_ORDER and extra >> 8 and high < PAGEBLOCK_ORDER:
-                    counts[Count.AFTER_CLAIM] += 1
-                    move_free_blocks(buddy, frame & ~(PAGEBLOCK_FRAMES - 1), migratetype)
-                    take_at(buddy, frame, order, migratetype)
-                    buddy.state[frame] = INSIDE
-                    continue
-            foreseen, foreseen_order = _predict(buddy, order, migratetype)
-            first = frame & ~((1 << high) - 1)
-            right = foreseen == frame
-            counts[Count.REMOVALS] += 1
-            counts[Count.FRAME_RIGHT] += right
-            counts[Count.ORDER_RIGHT] += foreseen_order == high
-            counts[Count.RESYNCHRONISATIONS] += not right
-            block_type = np.int64(buddy.pageblock[frame >> PAGEBLOCK_ORDER])
-            counts[Count.TYPE_MISMATCH] += block_type != migratetype
-            if first_known[first]:
-                counts[Count.KNOWN] += 1
-                counts[Count.KNOWN_RIGHT] += right
-            elif block_type != Migratetype.MOVABLE:
-                counts[Count.LEARNED] += 1
-                counts[Count.LEARNED_RIGHT] += right
-            first_known[first] = 1
-            take_at(buddy, frame, order, migratetype)
-            buddy.state[frame] = INSIDE
-        elif operation == ZONE_FALLBACK:
-            extra = np.int64(stream.extra[i])
-            fallback_order = extra & 15
-            if fallback_order < PAGEBLOCK_ORDER:
-                continue
-            high = _free_block_around(buddy, frame, fallback_order)
-            if high < 0 or frame & ((1 << fallback_order) - 1):
-                counts[Count.REMOVALS_SKIPPED] += 1
-                continue
-            counts[Count.CLAIMS] += 1
-            right = first_block(buddy, fallback_order, (extra >> 4) & 15) == frame
-            counts[Count.CLAIMS_RIGHT] += right
-            counts[Count.RESYNCHRONISATIONS] += not right
-            first = frame & ~((1 << high) - 1)
-            first_known[first] = 1
-            take_at(buddy, frame, fallback_order, migratetype)
-            for part in range(frame, frame + (1 << fallback_order), PAGEBLOCK_FRAMES):
-                buddy.pageblock[part >> PAGEBLOCK_ORDER] = migratetype
-            _split_taken(buddy, frame, fallback_order, order)
-        elif operation == ZONE_FREE or operation == ZONE_DRAIN:
-            if _any_free(buddy, frame, order):
-                counts[Count.FREES_SKIPPED] += 1
-                continue
-            counts[Count.FREES] += 1
-            _free(buddy, frame, order)
-            merged = _free_block_around(buddy, frame, order)
-            for level in range(order, merged):
-                first_known[((frame >> level) ^ 1) << level] = 1
-            first_known[frame & ~((1 << merged) - 1)] = 1
-
-
-@kernel(inline=True)
-def _split_taken(buddy: Buddy, frame: int, high: int, order: int) -> None:
-    """Give a taken block's upper halves back until its low end has the order wanted."""
-    buddy.state[frame] = INSIDE
-    for part in range(high - 1, order - 1, -1):
-        merge_and_insert(buddy, frame + (1 << part), part)
-
-
-@kernel
-def run_free(
-    buddy: Buddy,
-    stream: Stream,
-    taken: npt.NDArray[np.int8],
-    model_frame: npt.NDArray[np.int32],
-    counts: npt.NDArray[np.int64],
-) -> None:
-    """Let the model choose every block; recorded frames only name what a free gives back.
-
-    Parameters
-    ----------
-    buddy : Buddy
-        The zone as first snapped; mutated.
-    stream : Stream
-        Read.
-    taken : int8[frames]
-        Mutated. 1 where the recorded frame is allocated.
-    model_frame : int32[frames]
-        Mutated. The model's frame that stands for each recorded one: at first itself.
-    counts : int64[COUNTS]
-        Added to.
-    """
-    for i in range(len(stream.frame)):
-        operation = stream.operation[i]
-        frame = stream.frame[i]
-        order = np.int64(stream.order[i])
-        size = 1 << order
-        if operation == ZONE_REMOVAL or operation == ZONE_FALLBACK:
-            if operation == ZONE_FALLBACK and np.int64(stream.extra[i]) & 15 < PAGEBLOCK_ORDER:
-                continue
-            if taken[frame]:
-                counts[Count.REMOVALS_SKIPPED] += 1
-                continue
-            migratetype = np.int64(stream.migratetype[i])
-            chosen, _ = allocate(buddy, order, migratetype, 0, MODE_NORMAL)
-            if chosen < 0:
-                counts[Count.FAILED] += 1
-                continue
-            buddy.state[chosen] = INSIDE
-            counts[Count.REMOVALS] += 1
-            counts[Count.FRAME_RIGHT] += chosen == frame
-            for j in range(size):
-                taken[frame + j] = 1
-                model_frame[frame + j] = chosen + j
-        elif operation == ZONE_FREE or operation == ZONE_DRAIN:
-            whole = True
-            first = np.int64(model_frame[frame])
-            for j in range(size):
-                whole = whole and taken[frame + j] and model_frame[frame + j] == first + j
-            if whole and first & (size - 1) == 0:
-                _free(buddy, first, order)
-                counts[Count.FREES] += 1
-            else:
-                counts[Count.FREES_SPLIT] += 1
-                for j in range(size):
-                    if taken[frame + j]:
-                        merge_and_insert(buddy, np.int64(model_frame[frame + j]), 0)
-            for j in range(size):
-                taken[frame + j] = 0

@@ -1,15 +1,31 @@
-"""A recording's zone followed one step ahead, or left to the model's own choices."""
+"""T1, T2, T3 and T7: a recording's zone followed one step ahead."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from vckernels import replay as kernels
+from vckernels import replayfollow
 from vckernels.buddy import Buddy
-from vckernels.replay import Count, Stream
+from vckernels.replay import COUNTS, Count, Stream
+from vckernels.replayisolation import CompactionEvents
 from vclab.memory import Zone
 from vclab.recorded import snapshot_buddy, span
 from vclab.recordings import BlockMap, Recording
+from vclab.replay.bars import Bars, bars_of
+from vclab.replay.rates import Check, rate
+
+
+def compaction_events(recording: Recording) -> CompactionEvents:
+    """Return what compaction did as the kernels take it, frames counted from the zone's first; nothing if unknown."""
+    known = recording.compaction
+    if known is None:
+        none, few = np.zeros(0, np.int64), np.zeros(0, np.uint8)
+        return CompactionEvents(none, few, few, none, none, none, none)
+    first = recording.first_frame
+    return CompactionEvents(
+        known.row, known.step, known.cpu, known.start - first, known.end - first, known.scanned, known.taken
+    )
 
 
 def follow(
@@ -30,33 +46,156 @@ def follow(
     buddy = snapshot_buddy(recording, stream, ascending, merge_likely_to_tail)
     known = np.ones(span(recording), np.int8)
     known[recording.free_before.frames - recording.first_frame] = 0
-    counts = np.zeros(kernels.COUNTS, np.int64)
-    kernels.follow(buddy, stream, known, counts)
+    # What the flags call one block is a compound page; nothing else in use is told apart.
+    compound = np.zeros(span(recording), np.int8)
+    compound[recording.allocated.frames - recording.first_frame] = recording.allocated.orders
+    events = compaction_events(recording)
+    cpus = int(max(stream.cpu.max(initial=0), events.cpu.max(initial=0))) + 1
+    counts = np.zeros(COUNTS, np.int64)
+    replayfollow.follow(buddy, stream, events, replayfollow.new_following(known, compound, cpus), counts)
     return buddy, {count: int(counts[count]) for count in Count}
 
 
-def run_free(recording: Recording, stream: Stream, ascending: bool) -> tuple[Buddy, dict[Count, int]]:
-    """Let the model choose every block of a recording's requests; return the final allocator and counts."""
-    buddy = snapshot_buddy(recording, stream, ascending)
-    taken = np.ones(span(recording), np.int8)
-    free = recording.free_before
-    for frame, order in zip((free.frames - recording.first_frame).tolist(), free.orders.tolist(), strict=True):
-        taken[frame : frame + (1 << order)] = 0
-    counts = np.zeros(kernels.COUNTS, np.int64)
-    kernels.run_free(buddy, stream, taken, np.arange(span(recording), dtype=np.int32), counts)
-    return buddy, {count: int(counts[count]) for count in Count}
+def picture(recording: Recording, blocks: BlockMap) -> npt.NDArray[np.int8]:
+    """Return each frame's free block, int8[frames]: -1 where nothing is free, else its order, 16 more at its first."""
+    frames = np.full(span(recording), -1, np.int8)
+    starts = blocks.frames - recording.first_frame
+    sizes = 1 << blocks.orders.astype(np.int64)
+    inside = np.repeat(starts - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes) + np.arange(sizes.sum())
+    frames[inside] = np.repeat(blocks.orders, sizes)
+    # A block's first frame is marked, so that two halves differ from the whole.
+    frames[starts] += 16
+    return frames
 
 
-def differing_frames(recording: Recording, buddy: Buddy, real: BlockMap) -> int:
-    """Return in how many frames the model's free lists, block by block, differ from a block map."""
+def model_picture(recording: Recording, buddy: Buddy) -> npt.NDArray[np.int8]:
+    """Return the same of a model's zone."""
     zone = Zone(recording.zone_name, recording.first_frame, span(recording), buddy)
-    frames, orders = zone.blocks()
-    pictures = np.full((2, span(recording)), -1, np.int8)
-    for picture, first, order in zip(pictures, (frames, real.frames), (orders, real.orders), strict=True):
-        starts = first - recording.first_frame
-        sizes = 1 << order.astype(np.int64)
-        inside = np.repeat(starts - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes) + np.arange(sizes.sum())
-        picture[inside] = np.repeat(order, sizes)
-        # A block's first frame is marked, so that two halves differ from the whole.
-        picture[starts] += 16
-    return int(np.count_nonzero(pictures[0] != pictures[1]))
+    return picture(recording, BlockMap(*zone.blocks()))
+
+
+def check_following(recording: Recording, stream: Stream) -> list[Check]:
+    """Run T1, T2, T3 and T7, and judge fallbacks and compaction's walks."""
+    bars = bars_of(recording)
+    buddy, counts = follow(recording, stream, ascending=False, merge_likely_to_tail=True)
+    _, opposite = follow(recording, stream, ascending=True, merge_likely_to_tail=True)
+    _, ablated = follow(recording, stream, ascending=False, merge_likely_to_tail=False)
+    return [
+        *_check_map(recording, buddy, counts, bars),
+        *_check_removals(counts, opposite, bars),
+        Check(
+            "T7",
+            "T2 known with the tail rule switched off",
+            rate(ablated, Count.KNOWN_RIGHT, Count.KNOWN),
+            bars.without_tail_rule,
+            at_most=True,
+            detail="the rule is right only if it matters",
+        ),
+        *_check_fallbacks(counts, bars),
+        *_check_walks(counts),
+    ]
+
+
+def _check_map(recording: Recording, buddy: Buddy, counts: dict[Count, int], bars: Bars) -> list[Check]:
+    if recording.free_after is None:
+        return []
+    model, real = model_picture(recording, buddy), picture(recording, recording.free_after)
+    only_model = int(np.count_nonzero((model >= 0) & (real < 0)))
+    only_real = int(np.count_nonzero((model < 0) & (real >= 0)))
+    differing = int(np.count_nonzero(model != real))
+    return [
+        Check(
+            "T1",
+            "frames at the end that are free in the model or the recording alone",
+            only_model + only_real,
+            bars.frames,
+            at_most=True,
+            detail=f"{only_model} in the model, {only_real} in the recording, of {np.count_nonzero(real >= 0):,} free; "
+            f"{differing} frames lie in blocks that differ; {counts[Count.WALKED_FRAMES]:,} frames isolated without an "
+            f"event; resynchronised: {counts[Count.RESYNCHRONISATIONS]:,} recorded choices carried out, "
+            f"{counts[Count.REMOVALS_SKIPPED]:,} removals of frames freed without an event, "
+            f"{counts[Count.FREES_AGAIN]:,} frees of frames taken without one",
+            unit="frames",
+        )
+    ]
+
+
+def _check_removals(counts: dict[Count, int], opposite: dict[Count, int], bars: Bars) -> list[Check]:
+    unlearned = counts[Count.REMOVALS] - counts[Count.LEARNED]
+    without = (counts[Count.FRAME_RIGHT] - counts[Count.LEARNED_RIGHT]) / max(1, unlearned)
+    opposite_rate = rate(opposite, Count.FRAME_RIGHT, Count.REMOVALS)
+    return [
+        Check(
+            "T2 all",
+            "next frame foreseen, of all removals",
+            rate(counts, Count.FRAME_RIGHT, Count.REMOVALS),
+            bars.all_removals,
+            detail=f"n {counts[Count.REMOVALS]:,}; {bars.why}; without the {counts[Count.LEARNED]:,} learned ones "
+            f"{without:.4%}; lists assumed highest frame first at the start, lowest first gives {opposite_rate:.4%}; "
+            f"{counts[Count.AFTER_CLAIM]:,} removals after a claim below a pageblock counted apart",
+        ),
+        Check(
+            "T2 known",
+            "next frame foreseen, of removals from blocks that the trace put on their list",
+            rate(counts, Count.KNOWN_RIGHT, Count.KNOWN),
+            bars.known,
+            detail=f"n {counts[Count.KNOWN]:,}",
+        ),
+        Check(
+            "T2 learned",
+            "next frame foreseen, of removals from first blocks whose pageblock's type a later event told",
+            rate(counts, Count.LEARNED_RIGHT, Count.LEARNED),
+            detail=f"n {counts[Count.LEARNED]:,}; not judged",
+        ),
+        Check(
+            "T3",
+            "order of the block that is split foreseen",
+            rate(counts, Count.ORDER_RIGHT, Count.REMOVALS),
+            bars.order,
+            detail=f"n {counts[Count.REMOVALS]:,}",
+        ),
+    ]
+
+
+def _check_fallbacks(counts: dict[Count, int], bars: Bars) -> list[Check]:
+    return [
+        Check(
+            "claims all",
+            "kind, order and migratetype of fallbacks foreseen",
+            rate(counts, Count.CLAIMS_RIGHT, Count.CLAIMS),
+            bars.claims,
+            detail=f"n {counts[Count.CLAIMS]:,}; the very block {counts[Count.CLAIMS_FRAME_RIGHT]:,} times; "
+            f"{counts[Count.CAPTURES]:,} captures apart",
+        ),
+        Check(
+            "claims",
+            "kind, order and migratetype of fallbacks foreseen, where the model's own lists are empty too",
+            rate(counts, Count.CLAIMS_EMPTY_RIGHT, Count.CLAIMS_EMPTY),
+            None if bars.frames is None else 1.0,
+            detail=f"n {counts[Count.CLAIMS_EMPTY]:,}",
+        ),
+    ]
+
+
+def _check_walks(counts: dict[Count, int]) -> list[Check]:
+    walks = counts[Count.WALKS] + counts[Count.WALKS_IDLE]
+    if not walks:
+        return []
+    judged = None if counts[Count.FAST_ISOLATED] else 1.0
+    return [
+        Check(
+            "walks",
+            "walks of compaction's free scanner that take and look at as many frames as recorded",
+            rate(counts, Count.WALKS_RIGHT, Count.WALKS),
+            judged,
+            detail=f"n {counts[Count.WALKS]:,}, {counts[Count.WALKS_STRIDING]:,} of them with a stride above 1; "
+            f"{counts[Count.FAST_ISOLATED]:,} frames taken by fast searches",
+        ),
+        Check(
+            "walks idle",
+            "walks that took nothing that take nothing and look at as many frames as recorded",
+            rate(counts, Count.WALKS_IDLE_RIGHT, Count.WALKS_IDLE),
+            judged,
+            detail=f"n {counts[Count.WALKS_IDLE]:,}",
+        ),
+    ]

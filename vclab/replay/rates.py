@@ -21,6 +21,8 @@ class Check:
     at_most : bool
         The rate must not exceed the threshold, else it must reach it.
     detail : str
+    unit : str
+        What the rate counts; empty for a share of one.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Check:
     threshold: float | None = None
     at_most: bool = False
     detail: str = ""
+    unit: str = ""
 
     @property
     def passed(self) -> bool:
