@@ -29,6 +29,8 @@ class AllocFlag(IntEnum):
     """Blocks reserved for atomic requests of high orders may be used."""
     KSWAPD = 0x800
     """kswapd may be woken."""
+    COLD = 0x1000
+    """Until 2.6.24: the frame need not be in any cache (``__GFP_COLD``); later releases have no such lists."""
 
 
 WMARK_MASK = 0x3

@@ -20,6 +20,7 @@ from vckernels.buddy import (
     ORDERS,
     PAGEBLOCK_FRAMES,
     PAGEBLOCK_ORDER,
+    PER_CPU,
     TYPES,
     Buddy,
     Migratetype,
@@ -169,17 +170,6 @@ def steal(buddy: Buddy, order: int, migratetype: int) -> int:
     return -1
 
 
-@kernel
-def _allocate_as_in_2007(buddy: Buddy, order: int, migratetype: int) -> int:
-    """Allocate from other types' lists by the rules before claims, if any; return the frame or -1."""
-    frame = np.int64(-1)
-    if buddy.options[Option.FALLBACK] == Fallback.MOVE_LARGEST and migratetype < len(FALLBACKS):
-        frame = take_from_others(buddy, order, migratetype)
-    if frame < 0:
-        buddy.counters[Cause.ALLOCATION_FAILURE] += 1
-    return frame
-
-
 @kernel(inline=True)
 def allocate(buddy: Buddy, order: int, migratetype: int, flags: int, mode: int) -> tuple[int, int]:
     """Allocate one block; return its first frame and the mode to go on with. Rule: ``__rmqueue``.
@@ -202,21 +192,21 @@ def allocate(buddy: Buddy, order: int, migratetype: int, flags: int, mode: int) 
         frame = take_smallest(buddy, order, migratetype)
         if frame >= 0:
             return frame, MODE_NORMAL
-    if buddy.options[Option.FALLBACK] != Fallback.CLAIM_OR_STEAL:
-        return _allocate_as_in_2007(buddy, order, migratetype), MODE_NORMAL
-    if migratetype >= len(FALLBACKS):
-        buddy.counters[Cause.ALLOCATION_FAILURE] += 1
-        return -1, mode
-    if mode <= MODE_CLAIM:
-        frame = claim(buddy, order, migratetype, flags)
-        if frame >= 0:
-            return frame, MODE_NORMAL
-    if not flags & NOFRAGMENT:
-        frame = steal(buddy, order, migratetype)
-        if frame >= 0:
-            return frame, MODE_STEAL
-    buddy.counters[Cause.ALLOCATION_FAILURE] += 1
-    return -1, mode
+    frame = np.int64(-1)
+    if migratetype < len(FALLBACKS):
+        rule = buddy.options[Option.FALLBACK]
+        if rule == Fallback.CLAIM_OR_STEAL:
+            if mode <= MODE_CLAIM:
+                frame = claim(buddy, order, migratetype, flags)
+                mode = MODE_NORMAL if frame >= 0 else mode
+            if frame < 0 and not flags & NOFRAGMENT:
+                frame = steal(buddy, order, migratetype)
+                mode = MODE_STEAL if frame >= 0 else mode
+        elif rule == Fallback.MOVE_LARGEST:
+            frame = take_from_others(buddy, order, migratetype)
+            mode = MODE_NORMAL
+    buddy.counters[Cause.ALLOCATION_FAILURE] += frame < 0
+    return frame, mode
 
 
 @kernel
@@ -344,12 +334,12 @@ def audit(buddy: Buddy, lengths: npt.NDArray[np.int64]) -> int:
     total = len(buddy.state)
     while frame < total:
         state = np.int64(buddy.state[frame])
-        if state < 0:
+        if PER_CPU < state < 0:
             if state == INSIDE:
                 return 1
             frame += 1
             continue
-        order = state & 15
+        order = (PER_CPU - state) >> 2 if state < 0 else state & 15
         if frame & ((1 << order) - 1):
             return 2
         if frame + (1 << order) > total:
@@ -357,7 +347,7 @@ def audit(buddy: Buddy, lengths: npt.NDArray[np.int64]) -> int:
         for inside in range(frame + 1, frame + (1 << order)):
             if buddy.state[inside] != INSIDE:
                 return 1
-        if state < ALLOCATED:
+        if 0 <= state < ALLOCATED:
             migratetype = list_type(buddy, frame)
             lengths[order, migratetype] += 1
             if follow and order > PAGEBLOCK_ORDER and buddy.pageblock[(frame >> PAGEBLOCK_ORDER) + 1] != migratetype:

@@ -18,6 +18,16 @@ class Fallback(IntEnum):
     """Linux 2.6.24: :mod:`vckernels.fallback_2_6_24`."""
 
 
+class PerCpuRule(IntEnum):
+    """What stands between requests and a zone's free lists."""
+
+    NONE = 0
+    MANY_ORDERS = 1
+    """Linux since 5.14: lists for orders 0 to 3 and 9 by migratetype (:mod:`vckernels.pcplist`)."""
+    HOT_AND_COLD = 2
+    """Linux 2.6.23 and 2.6.24: two lists of single frames (:mod:`vckernels.pcplist_2_6_24`)."""
+
+
 class Option(IntEnum):
     """Index into :attr:`vckernels.buddy.Buddy.options`: which rules a zone goes by."""
 
@@ -33,6 +43,8 @@ class Option(IntEnum):
     """A :class:`Fallback`."""
     HALVING_WATERMARKS = 4
     """1 if watermarks are checked as before 4.4: halved at each order (:mod:`vckernels.watermark`)."""
+    PER_CPU = 5
+    """A :class:`PerCpuRule`."""
 
 
 OPTIONS = len(Option)
@@ -44,6 +56,7 @@ def new_options(
     lists_follow_pageblocks: bool = True,
     fallback: Fallback = Fallback.CLAIM_OR_STEAL,
     halving_watermarks: bool = False,
+    per_cpu: PerCpuRule = PerCpuRule.MANY_ORDERS,
 ) -> npt.NDArray[np.int64]:
     """Return the rules of a zone, int64[OPTIONS]; without arguments those of Linux 6.18."""
     options = np.zeros(OPTIONS, np.int64)
@@ -52,14 +65,15 @@ def new_options(
     options[Option.LISTS_FOLLOW_PAGEBLOCKS] = lists_follow_pageblocks
     options[Option.FALLBACK] = fallback
     options[Option.HALVING_WATERMARKS] = halving_watermarks
+    options[Option.PER_CPU] = per_cpu
     return options
 
 
 def options_2_6_24() -> npt.NDArray[np.int64]:
     """Return the rules of Linux 2.6.24, the first with migratetypes."""
-    return new_options(False, True, False, Fallback.MOVE_LARGEST, True)
+    return new_options(False, True, False, Fallback.MOVE_LARGEST, True, PerCpuRule.HOT_AND_COLD)
 
 
 def options_2_6_23() -> npt.NDArray[np.int64]:
     """Return the rules of Linux 2.6.23: one list an order."""
-    return new_options(False, False, False, Fallback.NOTHING, True)
+    return new_options(False, False, False, Fallback.NOTHING, True, PerCpuRule.HOT_AND_COLD)

@@ -60,6 +60,15 @@ class Limit(IntEnum):
     """1 while the zone was last seen below its high watermark (``ZONE_BELOW_HIGH``)."""
     BOOSTED = 17
     """1 if ``BOOST`` grew and kswapd does not know yet (``ZONE_BOOSTED_WATERMARK``)."""
+    RECLAIM_ACTIVE = 18
+    """1 while kswapd may be scanning the zone (``ZONE_RECLAIM_ACTIVE``): per-CPU lists are kept short."""
+    FREE = 19
+    """Free frames, kept by :mod:`vckernels.zonelist` and what it calls, and counted anew at each of its entries."""
+    FREE_HIGH_BATCH = 20
+    """1 on CPUs whose caches hold more than three batches: freed blocks of orders 1 to 3 are let gather
+    (``PCPF_FREE_HIGH_BATCH``)."""
+    FIRST_FRAME = 21
+    """The machine's number of the zone's first frame."""
 
 
 LIMITS = len(Limit)
@@ -147,16 +156,14 @@ def zone_watermark_ok(
 
 
 @kernel(inline=True)
-def zone_watermark_fast(
-    buddy: Buddy, limits: npt.NDArray[np.int64], order: int, highest_zone: int, flags: int, free: int
+def watermark_fast(
+    buddy: Buddy, limits: npt.NDArray[np.int64], order: int, mark: int, highest_zone: int, flags: int, free: int
 ) -> bool:
-    """Return whether a request keeps the watermark that its flags name; parameters as in :func:`zone_watermark_ok`.
+    """Return whether a request keeps a watermark; parameters as in :func:`zone_watermark_ok`.
 
-    Requests for one frame with ``MIN_RESERVE`` may ignore what the min watermark is boosted by.
+    Requests for one frame with ``MIN_RESERVE`` whose flags name the min watermark may ignore what that is boosted by.
     Rule: Linux 6.18's ``zone_watermark_fast``.
     """
-    number = flags & WMARK_MASK
-    mark = wmark_frames(limits, number)
     if order == 0:
         reserve = limits[unsigned(Limit.RESERVE_DMA + highest_zone)]
         # What does not count is at most all that is free, so that this differs from the full check's sum below 0 only.
@@ -164,9 +171,18 @@ def zone_watermark_fast(
             return True
     if zone_watermark_ok(buddy, limits, order, mark, highest_zone, flags, free):
         return True
-    if order == 0 and flags & AllocFlag.MIN_RESERVE and limits[Limit.BOOST] > 0 and number == AllocFlag.WMARK_MIN:
+    names_min = flags & WMARK_MASK == AllocFlag.WMARK_MIN
+    if order == 0 and flags & AllocFlag.MIN_RESERVE and limits[Limit.BOOST] > 0 and names_min:
         return zone_watermark_ok(buddy, limits, 0, limits[Limit.MIN], highest_zone, flags, free)
     return False
+
+
+@kernel(inline=True)
+def zone_watermark_fast(
+    buddy: Buddy, limits: npt.NDArray[np.int64], order: int, highest_zone: int, flags: int, free: int
+) -> bool:
+    """Return whether a request keeps the watermark that its flags name, as :func:`watermark_fast` checks it."""
+    return watermark_fast(buddy, limits, order, wmark_frames(limits, flags & WMARK_MASK), highest_zone, flags, free)
 
 
 @kernel

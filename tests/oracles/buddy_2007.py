@@ -19,7 +19,11 @@ class PlainBuddy2624(PlainBuddy):
     ----------
     kept_on : dict of int to int
         The type of the list that each free block is on.
+    types_have_lists : bool
+        Whether there is anything to fall back to.
     """
+
+    types_have_lists = True
 
     def __init__(self, frames: int, migratetype: int, _tail_rule: bool = False) -> None:
         super().__init__(frames, migratetype, False)
@@ -42,7 +46,7 @@ class PlainBuddy2624(PlainBuddy):
             frame = self.from_others(order, kind)
         if frame is None:
             self.events["ALLOCATION_FAILURE"] += 1
-            return -1, NORMAL
+            return -1, NORMAL if self.types_have_lists else mode
         return frame, NORMAL
 
     def from_others(self, order: int, kind: int) -> int | None:
@@ -110,6 +114,8 @@ class PlainBuddy2624(PlainBuddy):
 
 class PlainBuddy2623(PlainBuddy2624):
     """One zone under 2.6.23: whatever is asked for, one list an order serves it."""
+
+    types_have_lists = False
 
     def allocate(self, order: int, kind: int, no_fragment: bool = False, mode: int = NORMAL) -> tuple[int, int]:
         """Serve one request."""

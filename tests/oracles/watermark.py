@@ -43,17 +43,18 @@ def fast(
     order: int,
     mark: str,
     flags: Set[str],
+    named: str | None = None,
 ) -> bool:
-    """Linux 6.18's ``zone_watermark_fast`` for the mark "min", "low" or "high"."""
+    """Linux 6.18's ``zone_watermark_fast`` for a mark by name; ``named`` is the one that flags name."""
     if ok(blocks, reserve, any_reserved, order, marks[mark] + boost, flags):
         return True
-    unboosted = order == 0 and mark == "min" and "MIN_RESERVE" in flags
     # One frame that every mark lets go: asked in plain numbers first, without what flags allow.
     free = sum(sum(row) << k for k, row in enumerate(blocks))
     if order == 0 and any_reserved and not flags & {"OOM", "NON_BLOCK", "MIN_RESERVE", "HIGHATOMIC"}:
         free = max(free - sum(row[RESERVED] << k for k, row in enumerate(blocks)), 0)
     if order == 0 and free > marks[mark] + boost + reserve:
         return True
+    unboosted = order == 0 and boost > 0 and (named or mark) == "min" and "MIN_RESERVE" in flags
     return unboosted and ok(blocks, reserve, any_reserved, 0, marks["min"], flags)
 
 
