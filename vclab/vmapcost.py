@@ -83,8 +83,10 @@ def _ranged(machine: MultiprocessorPreset) -> Iterator[tuple[str, Ranged]]:
     """Yield path and number of everything that has a range."""
     yield "gigahertz", machine.gigahertz
     for part in (machine.line, machine.interrupt, machine.vmap):
-        for field in type(part).model_fields:
-            yield field.removesuffix("_ns"), getattr(part, field)
+        for field in type(part).model_fields if part is not None else ():
+            number = getattr(part, field)
+            if number is not None:
+                yield field.removesuffix("_ns"), number
 
 
 def _handlers(price: Prices, free: Free) -> tuple[Steps, Steps]:

@@ -14,10 +14,11 @@ from vclab import GFP_VFALLBACK, System, presets, run, studies
 from vclab.errors import ConfigurationError
 from vclab.ledger import price_operations
 from vclab.presets.prices import Prices
+from vclab.studies import flush as flushes
 from vclab.studies import overhead
-from vclab.studies.overhead import flush as flushes
 from vclab.studies.overhead.claims import memory_shares, taken_per_byte
 from vclab.studies.overhead.measure import POLICIES, Parameters, _boot, priced, rounded_pages
+from vclab.vmalloc_area import lazy_max_pages
 
 SMALL = {
     "memory": "128MiB",
@@ -187,7 +188,7 @@ def test_times_are_counts_times_prices(dataset: xr.Dataset) -> None:
 
 
 def test_pages_that_wait_for_a_purge() -> None:
-    assert [flushes.lazy_max_pages(cpus) for cpus in (1, 2, 8, 64, 256)] == [8192, 16384, 32768, 57344, 73728]
+    assert [lazy_max_pages(cpus) for cpus in (1, 2, 8, 64, 256)] == [8192, 16384, 32768, 57344, 73728]
     system = System(memory="64MiB", policy="huge-vmalloc")
     assert flushes.lazy_pages(system.alloc_pages(3, GFP_VFALLBACK), 1) == 8 + 1
     assert flushes.lazy_pages(system.alloc_pages(9, GFP_VFALLBACK), 1) == 512 + 1

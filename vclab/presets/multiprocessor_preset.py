@@ -20,7 +20,8 @@ class Line(Model):
 class Interrupt(Model):
     """Nanoseconds of one CPU's request to the others.
 
-    ``send``: by the CPU that asks; ``delay``: until the other takes it; ``entry``, ``exit``: of the handler; ``wake``:
+    ``send``: by the CPU that asks, and ``target`` for each other CPU besides, where they are told one by one;
+    ``delay``: until the other takes it; ``entry``, ``exit``: of the handler; ``wake``:
     what a halted CPU needs besides.
     """
 
@@ -29,6 +30,7 @@ class Interrupt(Model):
     entry_ns: Ranged
     exit_ns: Ranged
     wake_ns: Ranged
+    target_ns: Ranged | None = None
 
 
 class Vmap(Model):
@@ -54,7 +56,7 @@ class MultiprocessorPreset(Preset):
     cores: Sourced[Count]
     line: Line
     interrupt: Interrupt
-    vmap: Vmap
+    vmap: Vmap | None = None
 
     @property
     def cpus(self) -> int:

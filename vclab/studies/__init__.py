@@ -27,6 +27,7 @@ STUDIES = {
     "access-cost": "What does one access cost, by size, pattern, CPU and direct map, and what do larger entries save?",
     "awareness": "What does it cost code to cope with pages that may be physical or virtual?",
     "overhead": "What does a virtually contiguous page take beside its own frames: memory, time, other CPUs' flushes?",
+    "unmap": "What does freeing a virtual page cost, by the number of CPUs, with a flush for each or for many?",
 }
 
 #: What no study models; every report says so.

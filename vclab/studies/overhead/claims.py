@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from vclab.results import SEEDS_FOR_A_VERDICT, Claim, interval, judge
-from vclab.studies.overhead.flush import REGIMES
+from vclab.studies.flush import REGIMES
 from vclab.units import PAGE_BYTES
 
 #: A ratio up to this, or a share up to this much more than nothing, counts as no difference.

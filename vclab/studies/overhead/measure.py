@@ -24,8 +24,8 @@ from vclab.ledger import OPERATION_CAUSES, price_operations
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.presets.prices import Prices
 from vclab.studies import LEFT_OUT_EVERYWHERE, Progress
+from vclab.studies.flush import FLUSHES, flush_shares, measure_flush
 from vclab.studies.machine import MachineParameters
-from vclab.studies.overhead.flush import FLUSHES, flush_shares, measure_flush
 from vclab.system import System
 
 STATES = ("fresh", "aged")

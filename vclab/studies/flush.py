@@ -24,24 +24,18 @@ from vclab.gfp import GFP_VFALLBACK
 from vclab.ledger import price_access, price_operations
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.system import System
-from vclab.units import PAGE_BYTES, PAGE_SHIFT
+from vclab.units import PAGE_BYTES
+from vclab.vmalloc_area import lazy_max_pages
 
 SHARES = ("local", "ipi", "refill-self", "refill-others")
 #: How a free forgets its range: with nothing flushed, the range (Linux's rule for long ones included), or everything.
 FLUSHES = ("none", "range", "everything")
 #: When: at each free as in 2.6.24 (which flushes everything) or by range, or once for the frees of one lazy purge.
 REGIMES = ("range at each free", "everything at each free", "lazy purge")
-#: Linux 6.12, mm/vmalloc.c, lazy_max_pages: bytes for each bit of the number of CPUs.
-LAZY_BYTES = 32 << 20
 #: Order of the pages of the working set.
 WORKING_ORDER = 3
 #: Passes over the working set: before the free, and after it.
 WARM_UP, LAPS = 2, 2
-
-
-def lazy_max_pages(cpus: int) -> int:
-    """Return the pages that may wait for one purge."""
-    return cpus.bit_length() * (LAZY_BYTES >> PAGE_SHIFT)
 
 
 def lazy_pages(page: CompoundPage, guard_pages: int) -> int:
