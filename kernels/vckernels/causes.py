@@ -191,6 +191,18 @@ class Cause(IntEnum):
     """Those of them that more memory would have kept: active from the start."""
     CONGESTION_WAIT = 83
     """Times that reclaim of 2.6.24 would have waited for devices, a tenth of a second at most."""
+    SLOW_PATH = 84
+    """Requests that the low watermark kept from being served at once."""
+    SLOW_PATH_RETRY = 85
+    """Rounds of reclaim and compaction after which such a request considered another one."""
+    COMPACT_STALL = 86
+    """Direct compactions that were not skipped for want of memory, those put off counted with them."""
+    COMPACT_SUCCESS = 87
+    """Those after which the request was served."""
+    COMPACT_FAIL = 88
+    """Those after which it was not."""
+    OOM_KILL = 89
+    """Processes killed for want of memory."""
 
 
 COUNTERS = len(Cause)
