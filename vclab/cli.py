@@ -309,6 +309,8 @@ def replay(recording: str, /, *, check: Annotated[bool, Parameter(negative="")] 
         result = "–" if one.threshold is None else "met" if one.passed else "MISSED"
         table.add_row(one.name, rate, limit, result, f"{one.what} ({one.detail})")
     _console().print(table)
+    for line in replaying.left_out(checks):
+        print(line)
     return BELOW_THRESHOLD if check and not all(one.passed for one in checks) else DONE
 
 

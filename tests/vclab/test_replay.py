@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests.vclab.recordings.small import SHARED, needs_data
 from vckernels.replay import Count, Stream
 from vclab import recordings, replay
 from vclab.errors import RecordingError
 from vclab.recorded import kernel_stream, pageblock_types, recorded_zone, snapshot_buddy
-from vclab.recordings import Recording
+from vclab.recordings import Recording, ZoneStream
 from vclab.replay import bars, following, lists
 
 
@@ -157,7 +158,7 @@ def fragmented_checks(fragmented: Recording) -> dict[str, replay.Check]:
 def test_walks_of_the_free_scanner_are_found_again(fragmented_checks: dict[str, replay.Check]) -> None:
     """All of them: 257,235 frames that no event names."""
     assert fragmented_checks["walks"].rate == 1.0 and fragmented_checks["walks idle"].rate == 1.0
-    assert "n 3,588, 378 of them with a stride above 1" in fragmented_checks["walks"].detail
+    assert "n 3,588; 378 of them with a stride above 1" in fragmented_checks["walks"].detail
     assert "257,235 frames isolated without an event" in fragmented_checks["T1"].detail
 
 
@@ -178,6 +179,36 @@ def test_choices_on_fragmented_memory_are_foreseen(fragmented_checks: dict[str, 
     assert (limits["T1"], limits["T2 all"], limits["T2 known"], limits["T3"]) == (16, 0.87, 0.985, 0.993)
     assert (limits["T7"], limits["claims all"], limits["claims"], limits["walks"]) == (0.70, 0.92, 1.0, 1.0)
     assert limits["free running"] is None and limits["T6 known"] == 0.995
+
+
+def test_what_a_recording_lacks_is_said(
+    checks: dict[str, replay.Check], fragmented_checks: dict[str, replay.Check]
+) -> None:
+    assert [line.split(" not run")[0] for line in replay.left_out(list(checks.values()))] == ["T4", "T5", "walks"]
+    assert [line.split(" not run")[0] for line in replay.left_out(list(fragmented_checks.values()))] == ["T4", "T5"]
+
+
+def test_without_events_nothing_is_judged(recording: Recording) -> None:
+    stream = ZoneStream(*(getattr(recording.stream, part.name)[:0] for part in dataclasses.fields(ZoneStream)))
+    moment = dataclasses.replace(recording, stream=stream, free_after=None, pages=None)
+    assert [check.name for check in replay.check(moment) if check.threshold is not None] == []
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["compile", "fragmented"])
+def test_whole_recordings_meet_every_threshold(name: str) -> None:
+    checks = {check.name: check for check in replay.check(recordings.load(SHARED / f"linux-6.18-{name}"))}
+    assert [check.name for check in checks.values() if not check.passed] == []
+    judged = {check.name for check in checks.values() if check.threshold is not None}
+    common = {"T1", "T2 all", "T2 known", "T3", "T5", "T6 known", "T7"}
+    if name == "compile":
+        assert judged == common | {"T4", "T6 all", "claims", "free running"}
+        assert checks["T1"].rate == 0 and checks["T6 all"].rate >= 0.984 and checks["T6 known"].rate >= 0.9998
+        assert checks["T4"].detail.startswith("n 66") and checks["T5"].detail.startswith("n 207")
+    else:
+        assert judged == common | {"claims all", "claims", "walks", "walks idle"}
+        assert checks["T1"].rate == 3 and checks["T6 known"].rate >= 0.998
+        assert checks["T5"].detail.startswith("n 138")
 
 
 def test_thresholds_follow_from_what_happened(recording: Recording, fragmented: Recording) -> None:

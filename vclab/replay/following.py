@@ -13,7 +13,7 @@ from vclab.memory import Zone
 from vclab.recorded import snapshot_buddy, span
 from vclab.recordings import BlockMap, Recording
 from vclab.replay.bars import Bars, bars_of
-from vclab.replay.rates import Check, rate
+from vclab.replay.rates import Check, rate, share
 
 
 def compaction_events(recording: Recording) -> CompactionEvents:
@@ -83,10 +83,12 @@ def check_following(recording: Recording, stream: Stream) -> list[Check]:
     return [
         *_check_map(recording, buddy, counts, bars),
         *_check_removals(counts, opposite, bars),
-        Check(
+        share(
             "T7",
             "T2 known with the tail rule switched off",
-            rate(ablated, Count.KNOWN_RIGHT, Count.KNOWN),
+            ablated,
+            Count.KNOWN_RIGHT,
+            Count.KNOWN,
             bars.without_tail_rule,
             at_most=True,
             detail="the rule is right only if it matters",
@@ -125,54 +127,64 @@ def _check_removals(counts: dict[Count, int], opposite: dict[Count, int], bars: 
     without = (counts[Count.FRAME_RIGHT] - counts[Count.LEARNED_RIGHT]) / max(1, unlearned)
     opposite_rate = rate(opposite, Count.FRAME_RIGHT, Count.REMOVALS)
     return [
-        Check(
+        share(
             "T2 all",
             "next frame foreseen, of all removals",
-            rate(counts, Count.FRAME_RIGHT, Count.REMOVALS),
+            counts,
+            Count.FRAME_RIGHT,
+            Count.REMOVALS,
             bars.all_removals,
-            detail=f"n {counts[Count.REMOVALS]:,}; {bars.why}; without the {counts[Count.LEARNED]:,} learned ones "
+            detail=f"{bars.why}; without the {counts[Count.LEARNED]:,} learned ones "
             f"{without:.4%}; lists assumed highest frame first at the start, lowest first gives {opposite_rate:.4%}; "
             f"{counts[Count.AFTER_CLAIM]:,} removals after a claim below a pageblock counted apart",
         ),
-        Check(
+        share(
             "T2 known",
             "next frame foreseen, of removals from blocks that the trace put on their list",
-            rate(counts, Count.KNOWN_RIGHT, Count.KNOWN),
+            counts,
+            Count.KNOWN_RIGHT,
+            Count.KNOWN,
             bars.known,
-            detail=f"n {counts[Count.KNOWN]:,}",
         ),
-        Check(
+        share(
             "T2 learned",
             "next frame foreseen, of removals from first blocks whose pageblock's type a later event told",
-            rate(counts, Count.LEARNED_RIGHT, Count.LEARNED),
-            detail=f"n {counts[Count.LEARNED]:,}; not judged",
+            counts,
+            Count.LEARNED_RIGHT,
+            Count.LEARNED,
+            None,
+            detail="not judged",
         ),
-        Check(
+        share(
             "T3",
             "order of the block that is split foreseen",
-            rate(counts, Count.ORDER_RIGHT, Count.REMOVALS),
+            counts,
+            Count.ORDER_RIGHT,
+            Count.REMOVALS,
             bars.order,
-            detail=f"n {counts[Count.REMOVALS]:,}",
         ),
     ]
 
 
 def _check_fallbacks(counts: dict[Count, int], bars: Bars) -> list[Check]:
     return [
-        Check(
+        share(
             "claims all",
             "kind, order and migratetype of fallbacks foreseen",
-            rate(counts, Count.CLAIMS_RIGHT, Count.CLAIMS),
+            counts,
+            Count.CLAIMS_RIGHT,
+            Count.CLAIMS,
             bars.claims,
-            detail=f"n {counts[Count.CLAIMS]:,}; the very block {counts[Count.CLAIMS_FRAME_RIGHT]:,} times; "
+            detail=f"the very block {counts[Count.CLAIMS_FRAME_RIGHT]:,} times; "
             f"{counts[Count.CAPTURES]:,} captures apart",
         ),
-        Check(
+        share(
             "claims",
             "kind, order and migratetype of fallbacks foreseen, where the model's own lists are empty too",
-            rate(counts, Count.CLAIMS_EMPTY_RIGHT, Count.CLAIMS_EMPTY),
+            counts,
+            Count.CLAIMS_EMPTY_RIGHT,
+            Count.CLAIMS_EMPTY,
             None if bars.frames is None else 1.0,
-            detail=f"n {counts[Count.CLAIMS_EMPTY]:,}",
         ),
     ]
 
@@ -183,19 +195,22 @@ def _check_walks(counts: dict[Count, int]) -> list[Check]:
         return []
     judged = None if counts[Count.FAST_ISOLATED] else 1.0
     return [
-        Check(
+        share(
             "walks",
             "walks of compaction's free scanner that take and look at as many frames as recorded",
-            rate(counts, Count.WALKS_RIGHT, Count.WALKS),
+            counts,
+            Count.WALKS_RIGHT,
+            Count.WALKS,
             judged,
-            detail=f"n {counts[Count.WALKS]:,}, {counts[Count.WALKS_STRIDING]:,} of them with a stride above 1; "
+            detail=f"{counts[Count.WALKS_STRIDING]:,} of them with a stride above 1; "
             f"{counts[Count.FAST_ISOLATED]:,} frames taken by fast searches",
         ),
-        Check(
+        share(
             "walks idle",
             "walks that took nothing that take nothing and look at as many frames as recorded",
-            rate(counts, Count.WALKS_IDLE_RIGHT, Count.WALKS_IDLE),
+            counts,
+            Count.WALKS_IDLE_RIGHT,
+            Count.WALKS_IDLE,
             judged,
-            detail=f"n {counts[Count.WALKS_IDLE]:,}",
         ),
     ]

@@ -13,7 +13,7 @@ from vckernels.replay import Stream
 from vckernels.replaylists import ListCount
 from vclab.recorded import pageblock_types, span
 from vclab.recordings import CompactionStep, CompactionStream, Operation, Recording
-from vclab.replay.rates import Check, rate
+from vclab.replay.rates import Check, rate, share
 
 #: Rate of all allocations that is to be foreseen, where the lists' unknown first content leaves room for it.
 ALL_RATE = 0.98
@@ -109,21 +109,25 @@ def check_lists(recording: Recording, stream: Stream) -> list[Check]:
     foreseeable = unseen <= (1 - ALL_RATE) * counts[ListCount.ALLOCATIONS]
     said = {count: f"{counts[count]:,}" for count in ListCount}
     return [
-        Check(
+        share(
             "T6 all",
             "next page of a per-CPU list foreseen, of all allocations",
-            rate(counts, ListCount.RIGHT, ListCount.ALLOCATIONS),
+            counts,
+            ListCount.RIGHT,
+            ListCount.ALLOCATIONS,
             ALL_RATE if foreseeable else None,
-            detail=f"n {said[ListCount.ALLOCATIONS]}; {unseen:,} blocks lay on lists since before the trace, "
+            detail=f"{unseen:,} blocks lay on lists since before the trace, "
             f"judged where those are at most {1 - ALL_RATE:.0%}; {said[ListCount.REFILLED]} blocks of "
             f"{said[ListCount.REFILLS]} refills taken from the trace",
         ),
-        Check(
+        share(
             "T6 known",
             "next page of a per-CPU list foreseen, of allocations of blocks that the model has on a list",
-            rate(counts, ListCount.KNOWN_RIGHT, ListCount.KNOWN),
+            counts,
+            ListCount.KNOWN_RIGHT,
+            ListCount.KNOWN,
             0.995,
-            detail=f"n {said[ListCount.KNOWN]}; resynchronised: {said[ListCount.SKIPPED]} blocks above the one taken, "
+            detail=f"resynchronised: {said[ListCount.SKIPPED]} blocks above the one taken, "
             f"{said[ListCount.FLUSHED]} left as a refill began, {said[ListCount.OTHER_LIST]} on another list, "
             f"{said[ListCount.FREED_TWICE]} freed again, {said[ListCount.REMOVED_TWICE]} removed again; apart: "
             f"{said[ListCount.DIRECT]} straight from the zone, {said[ListCount.FREES_TO_COMPACTION]} frees to "

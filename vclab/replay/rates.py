@@ -47,3 +47,19 @@ Name = TypeVar("Name", bound=IntEnum)
 def rate(counts: Mapping[Name, int], part: Name, whole: Name) -> float:
     """Return one count over another, 1 where there was nothing to count."""
     return counts[part] / counts[whole] if counts[whole] else 1.0
+
+
+def share(
+    name: str,
+    what: str,
+    counts: Mapping[Name, int],
+    part: Name,
+    whole: Name,
+    threshold: float | None,
+    at_most: bool = False,
+    detail: str = "",
+) -> Check:
+    """Return the check of one count over another, which is judged only if there was something to count."""
+    judged = threshold if counts[whole] else None
+    said = f"n {counts[whole]:,}" + (f"; {detail}" if detail else "")
+    return Check(name, what, rate(counts, part, whole), judged, at_most, said)
