@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from vckernels.buddy import MAX_ORDER, PAGEBLOCK_ORDER
 from vclab.errors import ConfigurationError, InvalidFree, OutOfMemory
-from vclab.gfp import Gfp
+from vclab.gfp import Gfp, migratetype
 from vclab.mapping import DirectMap, PageTables, leaf_frames
 from vclab.memory import Memory
 from vclab.policies import Attempt, Backing, Policy, Request
@@ -177,6 +177,8 @@ class CompoundAllocator:
             raise ConfigurationError(f"order {order} of a request does not exist; orders are 0 to {MAX_REQUEST_ORDER}")
         if not 0 <= min_order <= order:
             raise ConfigurationError(f"least order {min_order} of a request does not exist; it is 0 to {order}")
+        # Refuses flags that no list serves before anything is taken.
+        migratetype(flags)
         wanted = Gfp(int(flags)) | (Gfp.VFALLBACK if self.flag_all else Gfp.NONE)
         attempts = self.policy.plan(Request(int(order), wanted, int(min_order)))
         page = None

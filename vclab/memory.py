@@ -5,7 +5,7 @@ Frame numbers here are absolute; the kernels below count from each zone's first 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -146,10 +146,20 @@ class Memory:
     Parameters
     ----------
     zones : sequence of Zone
+
+    Attributes
+    ----------
+    slow_path : callable or None
+        Serves a request of an order with flags, by reclaim and compaction if need be, and returns its first frame or
+        -1. None: requests take what is free, to the last frame, as the allocator's lists give it.
+    low_watermark : int
+        Frames below which requests go one by one; without a slow path it means nothing.
     """
 
     def __init__(self, zones: Sequence[Zone]) -> None:
         self.zones = tuple(zones)
+        self.slow_path: Callable[[int, gfp.Gfp], int] | None = None
+        self.low_watermark = 0
 
     @property
     def zone(self) -> Zone:
@@ -159,13 +169,28 @@ class Memory:
     def allocate(self, order: int, flags: int) -> int:
         """Return the first frame of a new block of 2**order frames, or -1 where no block can serve.
 
-        ``flags`` (:class:`vclab.gfp.Gfp`) say which migratetype is asked for.
+        ``flags`` (:class:`vclab.gfp.Gfp`) say which migratetype is asked for, and what may be done for it where the
+        machine has something to do (:attr:`slow_path`).
         """
+        if self.slow_path is not None:
+            return self.slow_path(order, gfp.Gfp(int(flags)))
         return self.zone.allocate(order, gfp.migratetype(flags))
 
     def allocate_all(self, order: int, flags: int, count: int) -> npt.NDArray[np.int64] | None:
-        """Return the first frames of ``count`` new blocks, int64[count], or None with none taken."""
-        return self.zone.allocate_all(order, gfp.migratetype(flags), count)
+        """Return the first frames of ``count`` new blocks, int64[count], or None with none taken.
+
+        With a slow path, blocks that would take memory below the low watermark are asked for one by one, as
+        ``alloc_pages_bulk`` leaves them to its callers.
+        """
+        if self.slow_path is None or self.zone.free_frames - (count << order) > self.low_watermark:
+            return self.zone.allocate_all(order, gfp.migratetype(flags), count)
+        frames = np.empty(count, np.int64)
+        for i in range(count):
+            frames[i] = self.slow_path(order, gfp.Gfp(int(flags)))
+            if frames[i] < 0:
+                self.zone.free(frames[:i][::-1], order)
+                return None
+        return frames
 
     def free(self, frames: npt.ArrayLike, order: int) -> None:
         """Give blocks of one order back.

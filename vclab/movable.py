@@ -1,4 +1,4 @@
-"""Movable pages of a zone: who owns them, where they are reached, and how compaction moves them.
+"""Movable pages of a zone: who owns them, where they are reached, how compaction moves and reclaim takes them.
 
 The allocator's blocks become pages on reclaim's lists (:mod:`vckernels.pages`), each mapped in the region of
 :mod:`vclab.userpages` at the address that its owner's number says. Whatever moves or takes them logs it; here the log
@@ -14,11 +14,13 @@ import numpy.typing as npt
 
 from vckernels import compaction as compaction_kernels
 from vckernels import pages as page_kernels
+from vckernels import reclaim as reclaim_kernels
 from vckernels.buddy import ALLOCATED, ORDERS, Migratetype
 from vckernels.compactcontrol import Compaction, RunField, new_compaction
 from vckernels.compaction import CompactPriority, CompactResult
-from vckernels.movelog import Moves, new_moves
-from vckernels.pages import ACTIVE, ANONYMOUS, DIRTY, Pages, new_pages
+from vckernels.movelog import EVICTED, Moves, new_moves
+from vckernels.pages import ACTIVE, ANONYMOUS, DIRTY, Lru, Pages, new_pages
+from vckernels.workingset import Reclaim, ReclaimField, new_reclaim
 from vclab.errors import ConfigurationError, InvalidFree, OutOfMemory
 from vclab.mapping import PageTables
 from vclab.memory import Zone
@@ -51,17 +53,18 @@ class MovablePages:
         Where pages are mapped; mutated.
     limits : int64[LIMITS]
         The zone's watermarks and what goes with them (:class:`vckernels.watermark.Limit`).
-    split_lists : bool
-        Anonymous pages and those of files are on lists of their own (Linux since 2.6.28).
+    swap : int
+        Frames that swap can hold; with 0 anonymous pages are never reclaimed.
     """
 
-    def __init__(self, zone: Zone, region: UserRegion, limits: npt.NDArray[np.int64], split_lists: bool = True) -> None:
+    def __init__(self, zone: Zone, region: UserRegion, limits: npt.NDArray[np.int64], swap: int = 0) -> None:
         self.zone = zone
         self.region = region
         self.limits = limits
-        self.pages: Pages = new_pages(zone.frames, split_lists)
+        self.pages: Pages = new_pages(zone.frames)
         self.compaction: Compaction = new_compaction(zone.frames)
         self.moves: Moves = new_moves(LOG_ENTRIES)
+        self.reclaim_state: Reclaim = new_reclaim(0, swap)
         self._forgotten: list[Leaves] = []
 
     # Pages
@@ -85,6 +88,7 @@ class MovablePages:
         owners = self.region.map(frames, order)
         if owners is None:
             return False
+        self._remember(self.region.used)
         each = np.broadcast_to(np.asarray(flags, np.uint8), frames.shape)
         local = frames - self.zone.first_frame
         added = page_kernels.add_pages(self.zone.buddy, self.pages, local, owners, np.ascontiguousarray(each))
@@ -93,6 +97,14 @@ class MovablePages:
             self.region.reclaimed(owners[added:], orders)
             raise ConfigurationError(f"frame {int(frames[added])} starts no allocated block that is not yet a page")
         return True
+
+    def _remember(self, owners: int) -> None:
+        """Make room for what reclaim remembers of as many owners' pages."""
+        shadows = self.reclaim_state.shadows
+        if owners > len(shadows):
+            room = np.zeros(max(owners, 2 * len(shadows)), np.int32)
+            room[: len(shadows)] = shadows
+            self.reclaim_state = self.reclaim_state._replace(shadows=room)
 
     def adopt_all(self, but: npt.NDArray[np.bool_], mix: PageMix, rng: np.random.Generator) -> int:
         """Make every block that was allocated as movable a page; return how many frames they have.
@@ -200,16 +212,56 @@ class MovablePages:
         return result
 
     def _apply_moves(self) -> None:
+        """Let page tables follow the log, in its order: a page may have moved before it was evicted."""
         used = int(self.moves.used[0])
-        if used:
-            owners = self.moves.owners[:used].astype(np.int64)
-            frames = self.moves.new[:used] + self.zone.first_frame
-            self._forgotten.append(self.region.moved(owners, self.moves.orders[:used], frames))
-            self.moves.used[0] = 0
+        gone = self.moves.new[:used] == EVICTED
+        ends = [*(np.flatnonzero(np.diff(gone)) + 1).tolist(), used]
+        start = 0
+        for end in ends if used else []:
+            owners = self.moves.owners[start:end].astype(np.int64)
+            orders = self.moves.orders[start:end]
+            if gone[start]:
+                leaves = self.region.reclaimed(owners, orders)
+            else:
+                leaves = self.region.moved(owners, orders, self.moves.new[start:end] + self.zone.first_frame)
+            self._forgotten.append(leaves)
+            start = end
+        self.moves.used[0] = 0
+
+    # Reclaim
+
+    def reclaim(self, order: int, highest_zone: int) -> int:
+        """Reclaim for a request that waits for it; return the frames freed, 1 if none but compaction can begin."""
+        reclaim_kernels.begin_reclaim(self.zone.buddy, self.reclaim_state, order, highest_zone)
+        return self._run_reclaim()
+
+    def balance(self, order: int, highest_zone: int) -> int:
+        """Do kswapd's work for an order that somebody wanted; return the order it balanced for."""
+        reclaim_kernels.begin_kswapd(self.zone.buddy, self.limits, self.reclaim_state, order, highest_zone)
+        return self._run_reclaim()
+
+    def _run_reclaim(self) -> int:
+        answer = reclaim_kernels.PAUSED
+        while answer == reclaim_kernels.PAUSED:
+            answer = reclaim_kernels.advance_reclaim(
+                self.zone.buddy, self.pages, self.limits, self.reclaim_state, self.moves
+            )
+            self._apply_moves()
+        return int(answer)
+
+    @property
+    def reclaimable_frames(self) -> int:
+        """Frames that reclaim could take at best (``zone_reclaimable_pages``)."""
+        lengths = self.pages.lengths
+        frames = int(lengths[Lru.INACTIVE_FILE] + lengths[Lru.ACTIVE_FILE])
+        if self.reclaim_state.fields[ReclaimField.SWAP_FREE] > 0:
+            frames += int(lengths[Lru.INACTIVE_ANONYMOUS] + lengths[Lru.ACTIVE_ANONYMOUS])
+        return frames
 
     def copy(self, zone: Zone, tables: PageTables) -> MovablePages:
         """Return the same pages in copies of the zone and the tables."""
         twin = MovablePages(zone, self.region.copy(tables), self.limits.copy())
         twin.pages, twin.compaction = copied(self.pages), copied(self.compaction)
+        twin.reclaim_state = copied(self.reclaim_state)
         twin._forgotten = list(self._forgotten)
         return twin

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vckernels.allocflags import AllocFlag
 from vckernels.causes import Cause
 from vckernels.mmu import Target
+from vckernels.watermark import wmark_frames
 from vclab import presets, recordings
 from vclab.ageing import Ageing, Goal, learn
 from vclab.background import Background, BackgroundState, place_background
@@ -27,6 +29,7 @@ from vclab.policies import find_policy
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.recorded import recorded_zone
 from vclab.shootdown import check_mechanism, flush_all, flush_kernel_range
+from vclab.slowpath import Effort, SlowPath
 from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes, page_level, parse_bytes
 from vclab.userpages import UserRegion
 from vclab.vmalloc_area import VmallocArea, find_unmapping
@@ -177,6 +180,8 @@ class System:
         self._vmemmap: Vmemmap | None = None
         self.operations = no_counts()
         self.movable: MovablePages | None = None
+        self.slow_path: SlowPath | None = None
+        self.last_effort: Effort | None = None
         self.background: BackgroundState | None = None
         self.background_frames = np.empty(0, np.int64)
         if background is not None:
@@ -557,16 +562,20 @@ class System:
 
     # Movable pages
 
-    def populate(self, mix: PageMix | None = None) -> int:
+    def populate(self, mix: PageMix | None = None, swap: str | int = 0) -> int:
         """Make all blocks that ageing allocated as movable the pages of programs and files; return their frames.
 
         From then on compaction may move them, and reclaim take them: each is mapped at a user address that stays, and
-        is on one of reclaim's lists. Called again, it adds what was allocated since.
+        is on one of reclaim's lists. Requests keep the zone's watermarks from then on, and what their flags allow is
+        done for them where free memory does not serve (:mod:`vclab.slowpath`); :attr:`last_effort` tells what the last
+        one took. Called again, it adds what was allocated since.
 
         Parameters
         ----------
         mix : PageMix, optional
             Shares of anonymous, active and dirty pages.
+        swap : str or int
+            Size of the swap; without one anonymous pages are never reclaimed. Only the first call's counts.
 
         Raises
         ------
@@ -575,7 +584,10 @@ class System:
         """
         zone = self.memory.zone
         if self.movable is None:
-            self.movable = MovablePages(zone, UserRegion(self.page_tables), zone.limits(len(self.mmus)))
+            limits = zone.limits(len(self.mmus))
+            frames = parse_bytes(swap, "swap") >> PAGE_SHIFT
+            self.movable = MovablePages(zone, UserRegion(self.page_tables), limits, frames)
+            self._take_pressure(SlowPath(self.movable))
         rng = np.random.default_rng([self.seed, POPULATION_STREAM])
         return self.movable.adopt_all(self._owned(), PageMix() if mix is None else mix, rng)
 
@@ -604,6 +616,19 @@ class System:
         result = self.movable.compact_all(proactiveness)
         self._forget_movable(int(self.memory.counters[Cause.MIGRATION_BATCH]) - before)
         return result.name.lower().replace("_", " ")
+
+    def _take_pressure(self, slow_path: SlowPath) -> None:
+        """Serve requests by the kernel's slow path from now on, watermarks included."""
+        self.slow_path = slow_path
+        self.memory.low_watermark = int(wmark_frames(slow_path.movable.limits, int(AllocFlag.WMARK_LOW)))
+
+        def serve(order: int, flags: Gfp) -> int:
+            before = int(self.memory.counters[Cause.MIGRATION_BATCH])
+            frame, self.last_effort = slow_path.allocate(order, flags)
+            self._forget_movable(int(self.memory.counters[Cause.MIGRATION_BATCH]) - before)
+            return frame
+
+        self.memory.slow_path = serve
 
     def _forget_movable(self, batches: int) -> None:
         """Let every CPU forget pages that moved: all its user translations, once a batch (``arch_tlbbatch_flush``)."""
@@ -686,6 +711,7 @@ class System:
         twin.operations = self.operations.copy()
         if self.movable is not None:
             twin.movable = self.movable.copy(twin.memory.zone, twin.page_tables)
+            twin._take_pressure(SlowPath(twin.movable))
         twin.background = None if self.background is None else self.background.copy()
         return twin
 

@@ -366,7 +366,7 @@ def test_ageing_leaves_what_the_system_holds() -> None:
         ({"cpu": "z80"}, "there are core2, .*ice-lake, .*k8, .*skylake-sp, .*zen3"),
         ({"cpu": "../cpu/zen3"}, "there are core2, .*ice-lake, .*k8, .*skylake-sp, .*zen3"),
         ({"linux": "2.4"}, "there are .*6.18"),
-        ({"policy": "hope"}, "there are physical, early-fallback, always-virtual, vmalloc"),
+        ({"policy": "hope"}, "there are physical, late-fallback, early-fallback"),
         ({"levels": 5}, "presets that have it: .*ice-lake"),
         ({"levels": 3}, "presets that have it: none"),
         ({"cpu": "k8", "direct_map": "1G"}, "presets that have them: .*ice-lake.*skylake-sp.*zen3"),

@@ -1,0 +1,216 @@
+"""The slow path: what is done for a request depends on its flags and order, as in Linux 6.18."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import vclab
+from tests.vclab.test_movable import MOVABLE, check, scattered
+from vckernels.allocflags import AllocFlag
+from vckernels.buddy import Migratetype
+from vckernels.causes import Cause
+from vckernels.compactcontrol import ZoneField
+from vckernels.compaction import CompactPriority, CompactResult
+from vckernels.pages import ANONYMOUS
+from vckernels.watermark import Limit
+from vclab import GFP_ATOMIC, GFP_KERNEL, GFP_VFALLBACK, OutOfMemory
+from vclab.gfp import Gfp
+from vclab.movable import PageMix
+from vclab.slowpath import Effort, Ending, SlowPath, allocation_flags
+
+
+def without_large_blocks() -> vclab.System:
+    """Return a scattered machine with no free block of order 8 or more, half of it free."""
+    system = scattered()
+    zone = system.memory.zone
+    for order in (10, 9, 8):
+        for _ in range(int(zone.free_blocks[order])):
+            zone.allocate(order, Migratetype.MOVABLE)
+    assert zone.free_blocks[8:].sum() == 0
+    return system
+
+
+def effort_of(system: vclab.System) -> Effort:
+    assert system.last_effort is not None
+    return system.last_effort
+
+
+@pytest.mark.parametrize(
+    ("order", "flags", "expected"),
+    [
+        (0, GFP_KERNEL, AllocFlag.KSWAPD),
+        (3, GFP_KERNEL | Gfp.HIGH, AllocFlag.KSWAPD | AllocFlag.MIN_RESERVE),
+        (0, GFP_ATOMIC, AllocFlag.KSWAPD | AllocFlag.MIN_RESERVE | AllocFlag.NON_BLOCK),
+        (2, GFP_ATOMIC, AllocFlag.KSWAPD | AllocFlag.MIN_RESERVE | AllocFlag.NON_BLOCK | AllocFlag.HIGHATOMIC),
+        (2, Gfp.NOMEMALLOC, AllocFlag.WMARK_MIN),
+    ],
+)
+def test_flags_of_a_request(order: int, flags: Gfp, expected: int) -> None:
+    assert allocation_flags(order, flags) == expected
+
+
+def test_a_request_that_may_reclaim_compacts_until_it_is_served() -> None:
+    system = without_large_blocks()
+    page = system.alloc_pages(8, GFP_KERNEL | Gfp.RETRY_MAYFAIL)
+    assert len(page.run_lengths) == 1
+    effort = effort_of(system)
+    # Asynchronously at first, and then with what waits.
+    assert 1 <= effort.compactions <= 2
+    assert effort.woke_kswapd
+    assert effort.ending is Ending.SERVED
+    assert system.ledger.counts[Cause.PAGE_MIGRATED] > 0
+    system.free_pages(page)
+    check(system)
+
+
+def test_an_atomic_request_fails_and_the_background_helps_the_next() -> None:
+    physical = without_large_blocks().copy("physical")
+    with pytest.raises(OutOfMemory):
+        physical.alloc_pages(8, GFP_ATOMIC)
+    effort = effort_of(physical)
+    assert (effort.compactions, effort.tries) == (0, 2)
+    assert effort.ending is Ending.NO_DIRECT_RECLAIM
+    # kcompactd has run since.
+    assert physical.ledger.counts[Cause.PAGE_MIGRATED] > 0
+    assert not physical.alloc_pages(8, GFP_ATOMIC).is_virtual
+    check(physical)
+
+
+def test_early_fallback_moves_nothing_itself_and_late_fallback_does() -> None:
+    aged = without_large_blocks()
+    early, late = aged.copy("early-fallback"), aged.copy("late-fallback")
+    assert early.alloc_pages(8, GFP_KERNEL | GFP_VFALLBACK).is_virtual
+    assert not late.alloc_pages(8, GFP_KERNEL | GFP_VFALLBACK).is_virtual
+    assert effort_of(late).compactions >= 1
+    for system in (early, late):
+        check(system)
+
+
+def test_without_retry_a_costly_request_gives_up_where_compaction_is_put_off() -> None:
+    system = without_large_blocks()
+    movable = system.movable
+    assert movable is not None
+    slow = SlowPath(movable)
+    movable.compaction.zone[ZoneField.DEFER_SHIFT] = 6
+    movable.compaction.zone[ZoneField.ORDER_FAILED] = 5
+    frame, effort = slow.allocate(8, GFP_KERNEL | Gfp.NORETRY)
+    assert (frame, effort.compactions, effort.ending) == (-1, 0, Ending.NO_RETRY)
+    assert movable.zone.buddy.counters[Cause.COMPACT_DEFERRED] > 0
+    check(system)
+
+
+def test_a_costly_request_fails_after_one_round_and_a_small_one_would_kill() -> None:
+    system = vclab.System(memory="16MiB", levels=4)
+    while system.memory.zone.free_frames > 400:
+        system.memory.allocate(0, GFP_KERNEL)
+    system.populate()
+    movable = system.movable
+    assert movable is not None
+    # Nothing is movable, so that nothing can be done.
+    slow = SlowPath(movable)
+    movable.limits[Limit.MIN] = movable.limits[Limit.LOW] = 500
+    endings = {
+        (0, GFP_KERNEL): Ending.WOULD_KILL,
+        (2, GFP_KERNEL): Ending.WOULD_KILL,
+        (2, GFP_KERNEL | Gfp.NORETRY): Ending.NO_RETRY,
+        (2, GFP_KERNEL | Gfp.RETRY_MAYFAIL): Ending.NO_PROGRESS,
+        (6, GFP_KERNEL): Ending.COSTLY,
+        (6, GFP_KERNEL | Gfp.RETRY_MAYFAIL): Ending.NO_PROGRESS,
+        (11, GFP_KERNEL): Ending.NO_PROGRESS,
+    }
+    for (order, flags), ending in endings.items():
+        frame, effort = slow.allocate(order, flags)
+        assert (frame, effort.ending) == (-1, ending)
+
+
+def test_watermarks_are_kept_and_reserves_used_by_those_that_may() -> None:
+    system = scattered()
+    movable = system.movable
+    assert movable is not None
+    low, least = int(movable.limits[Limit.LOW]), int(movable.limits[Limit.MIN])
+    taken = 0
+    while system.memory.zone.free_frames > low:
+        assert system.memory.allocate(0, MOVABLE) >= 0
+        taken += 1
+    assert taken
+    while system.memory.allocate(0, MOVABLE) >= 0:
+        pass
+    assert system.memory.zone.free_frames == least
+    assert effort_of(system).ending is Ending.WOULD_KILL
+    while system.memory.allocate(0, GFP_ATOMIC) >= 0:
+        pass
+    # Half for who is of high priority, and another quarter of the rest for who cannot wait.
+    assert system.memory.zone.free_frames == least - least // 2 - (least - least // 2) // 4
+    check(system)
+
+
+def test_pages_asked_for_together_unwind_where_the_watermark_stands() -> None:
+    system = scattered()
+    movable = system.movable
+    assert movable is not None
+    free = system.memory.zone.free_frames
+    reclaimable = movable.reclaimable_frames
+    assert system.memory.allocate_all(0, MOVABLE, free + reclaimable) is None
+    # What was reclaimed for them is free now.
+    assert free < system.memory.zone.free_frames <= free + reclaimable
+    some = system.memory.allocate_all(0, MOVABLE, free - int(movable.limits[Limit.MIN]))
+    assert some is not None
+    assert len(np.unique(some)) == len(some)
+    check(system)
+
+
+def test_hardest_compaction_comes_last_for_small_orders_only() -> None:
+    system = scattered()
+    movable = system.movable
+    assert movable is not None
+    slow = SlowPath(movable)
+    light, full = CompactPriority.SYNC_LIGHT, CompactPriority.SYNC_FULL
+    assert slow._may_compact_again(2, CompactResult.COMPLETE, light, 3) == (True, full, 0)
+    assert slow._may_compact_again(2, CompactResult.COMPLETE, full, 3) == (False, full, 3)
+    assert slow._may_compact_again(5, CompactResult.COMPLETE, light, 3) == (False, light, 3)
+    assert slow._may_compact_again(5, CompactResult.SUCCESS, light, 3) == (True, light, 4)
+    assert slow._may_compact_again(5, CompactResult.SUCCESS, light, 4) == (False, light, 5)
+    assert slow._may_compact_again(2, CompactResult.SUCCESS, light, 15) == (True, light, 16)
+    assert slow._may_compact_again(0, CompactResult.SUCCESS, light, 0) == (False, light, 0)
+
+
+def test_reclaim_takes_pages_of_files_and_their_mappings() -> None:
+    system = vclab.System(memory="64MiB", levels=4)
+    zone = system.memory.zone
+    while zone.free_frames > 2000:
+        system.memory.allocate(0, MOVABLE)
+    total = system.populate(PageMix(anonymous=0.5, active=0.4, dirty=0.2))
+    movable = system.movable
+    assert movable is not None
+    held = set(movable.frames().tolist())
+    taken = []
+    for _ in range(3000):
+        frame = system.memory.allocate(0, GFP_KERNEL)
+        assert frame >= 0
+        taken.append(frame)
+    counts = system.ledger.counts
+    assert counts[Cause.KSWAPD_RUN] > 0
+    assert counts[Cause.PAGE_RECLAIMED] >= 2000
+    assert zone.free_frames > movable.limits[Limit.MIN]
+    flags = movable.pages.flags[movable.frames()]
+    # Without swap no anonymous page is among those taken.
+    assert 0.48 * total < (flags & ANONYMOUS != 0).sum() < 0.52 * total
+    assert len(set(movable.frames().tolist()) - held) == 0
+    check(system)
+
+
+def test_with_swap_anonymous_pages_are_taken_too() -> None:
+    system = vclab.System(memory="64MiB", levels=4)
+    while system.memory.zone.free_frames > 2000:
+        system.memory.allocate(0, MOVABLE)
+    total = system.populate(PageMix(anonymous=1.0, active=0.4, dirty=0.0), swap="16MiB")
+    movable = system.movable
+    assert movable is not None
+    served = 0
+    while system.memory.allocate(0, GFP_KERNEL) >= 0:
+        served += 1
+    assert served >= 4096
+    assert len(movable.frames()) == total - 4096
+    assert effort_of(system).ending is Ending.WOULD_KILL
+    check(system)
