@@ -40,7 +40,13 @@ OPERATION_CAUSES = (
     "copying",
     "flush",
     "interrupt",
+    "compaction scan",
+    "migration",
+    "reclaim scan",
+    "reclaim",
 )
+#: What devices do for reclaim while nobody computes, in nanoseconds each by the Linux preset.
+DEVICE_CAUSES = ("refault", "write-back", "congestion wait")
 _LEVELS = 4
 
 
@@ -170,6 +176,36 @@ def price_operations(
         price("copy_page_ns") * counts[..., Cause.PAGE_COPIED],
         flush + broadcast,
         price("interrupt_ns") * counts[..., Cause.INTERRUPT],
+        price("compact_scan_ns") * (counts[..., Cause.MIGRATE_SCANNED] + counts[..., Cause.FREE_SCANNED]),
+        price("migrate_page_ns") * counts[..., Cause.PAGE_MIGRATED],
+        price("reclaim_scan_ns") * counts[..., Cause.RECLAIM_SCANNED],
+        price("reclaim_page_ns") * counts[..., Cause.PAGE_RECLAIMED],
+    )
+    return np.stack([np.asarray(part, float) for part in parts], axis=-1)
+
+
+def price_devices(counts: npt.NDArray[np.int64], linux: LinuxPreset, bound: str = "value") -> npt.NDArray[np.float64]:
+    """Return the nanoseconds that devices take for reclaim; no CPU is busy with them.
+
+    Parameters
+    ----------
+    counts : int64[..., COUNTERS]
+        Events.
+    linux : LinuxPreset
+        Latencies, each with its range.
+    bound : str
+        "value", or "low" or "high".
+
+    Returns
+    -------
+    ndarray
+        float64[..., len(DEVICE_CAUSES)].
+    """
+    devices = linux.devices
+    parts = (
+        getattr(devices.refault_ns, bound) * counts[..., Cause.REFAULT],
+        getattr(devices.write_back_ns, bound) * (counts[..., Cause.WRITE_BACK] + counts[..., Cause.SWAP_OUT]),
+        getattr(devices.congestion_wait_ns, bound) * counts[..., Cause.CONGESTION_WAIT],
     )
     return np.stack([np.asarray(part, float) for part in parts], axis=-1)
 
@@ -280,6 +316,11 @@ class Ledger:
     def cycles(self) -> float:
         """Sum of ``by_cause``."""
         return sum(self.by_cause.values())
+
+    @property
+    def device_ns(self) -> dict[str, float]:
+        """Nanoseconds that devices took for reclaim, by cause; ``cycles`` has nothing of them."""
+        return dict(zip(DEVICE_CAUSES, price_devices(self.counts, self.linux).tolist(), strict=True))
 
     def __repr__(self) -> str:
         return f"<Ledger {self.events}>"

@@ -12,11 +12,13 @@ from vclab import GFP_KERNEL, Gfp, System, presets
 from vclab.ledger import (
     ACCESS_CAUSES,
     DATA_CAUSES,
+    DEVICE_CAUSES,
     OPERATION_CAUSES,
     AccessCost,
     Ledger,
     no_counts,
     price_access,
+    price_devices,
     price_operations,
     price_overlapped,
     served_latencies,
@@ -214,6 +216,10 @@ def operations_by_hand(counts: npt.NDArray[np.int64], linux: LinuxPreset, cpu: C
         + costs.broadcast_ns.value * events["BROADCAST"]
         + costs.broadcast_wait_ns.value * events["BROADCAST_WAIT"],
         "interrupt": costs.interrupt_ns.value * events["INTERRUPT"],
+        "compaction scan": costs.compact_scan_ns.value * (events["MIGRATE_SCANNED"] + events["FREE_SCANNED"]),
+        "migration": costs.migrate_page_ns.value * events["PAGE_MIGRATED"],
+        "reclaim scan": costs.reclaim_scan_ns.value * events["RECLAIM_SCANNED"],
+        "reclaim": costs.reclaim_page_ns.value * events["PAGE_RECLAIMED"],
     }
 
 
@@ -241,12 +247,26 @@ def test_a_price_lies_in_its_range_for_every_cause() -> None:
     assert (price_operations(counts, linux, cpu) == value).all()
 
 
-def test_accesses_and_operations_price_different_events() -> None:
+def test_accesses_operations_and_devices_price_different_events() -> None:
     cpu, linux = presets.cpu("zen3"), presets.linux("6.18")
     for cause in Cause:
         counts = counts_of(**{cause.name: 1})
-        both = price_access(counts, cpu).any(), price_operations(counts, linux, cpu).any()
-        assert not all(both), cause.name
+        prices = price_access(counts, cpu), price_operations(counts, linux, cpu), price_devices(counts, linux)
+        assert sum(one.any() for one in prices) <= 1, cause.name
+
+
+def test_devices_take_what_the_linux_preset_says_and_no_cycles() -> None:
+    cpu, linux = presets.cpu("zen3"), presets.linux("6.18")
+    counts = counts_of(REFAULT=3, WRITE_BACK=4, SWAP_OUT=5, CONGESTION_WAIT=2)
+    devices = linux.devices
+    expected = [3 * devices.refault_ns.value, 9 * devices.write_back_ns.value, 2 * devices.congestion_wait_ns.value]
+    assert price_devices(counts, linux).tolist() == expected
+    assert (price_devices(counts, linux, "low") <= expected).all()
+    assert (price_devices(counts, linux, "high") >= expected).all()
+    ledger = Ledger(counts, cpu, linux)
+    assert tuple(ledger.device_ns) == DEVICE_CAUSES
+    assert list(ledger.device_ns.values()) == expected
+    assert ledger.cycles == 0
 
 
 # Whole machines

@@ -55,7 +55,8 @@ class Costs(Model):
     fixed part of a range flush, each page of it, and a flush of everything. ``interrupt``: one round trip to
     the other CPUs per flush. ``migrate_page``: moving one 4 KiB page, copy included. ``area_pool``: an area that is
     ready in a pool, structures included. ``area_lazy``: letting an area wait, beside its release. ``broadcast``: one
-    instruction that makes all CPUs invalidate; ``broadcast_wait``: until they have.
+    instruction that makes all CPUs invalidate; ``broadcast_wait``: until they have. ``compact_scan``, ``reclaim_scan``:
+    looking at one frame; ``reclaim_page``: freeing one 4 KiB page that was in use.
     """
 
     allocation_ns: Cost
@@ -79,6 +80,21 @@ class Costs(Model):
     area_lazy_ns: Cost
     broadcast_ns: Cost
     broadcast_wait_ns: Cost
+    compact_scan_ns: Cost
+    reclaim_scan_ns: Cost
+    reclaim_page_ns: Cost
+
+
+class Devices(Model):
+    """How long devices take, in nanoseconds: no work of any CPU, so counted apart from costs.
+
+    ``refault``: reading 4 KiB that reclaim had dropped; ``write_back``: writing 4 KiB that it wants to drop, several
+    at a time; ``congestion_wait``: one wait of 2.6.24's reclaim for devices to catch up.
+    """
+
+    refault_ns: Cost
+    write_back_ns: Cost
+    congestion_wait_ns: Cost
 
 
 class LinuxPreset(Preset):
@@ -103,6 +119,7 @@ class LinuxPreset(Preset):
     page_table_isolation: Labelled[Switch]
     fallbacks: Fallbacks
     costs: Costs
+    devices: Devices
     address_space: tuple[AddressSpace, ...]
     structures: tuple[Structures, ...] = ()
 
