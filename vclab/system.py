@@ -18,7 +18,7 @@ from vclab.background import Background, BackgroundState, place_background
 from vclab.compound import CompoundAllocator, CompoundPage
 from vclab.errors import ConfigurationError
 from vclab.fragmentation import extfrag_for_order, fragmentation_index, unusable_free_index
-from vclab.gfp import Gfp
+from vclab.gfp import GFP_KERNEL, Gfp
 from vclab.kerneltexts import kernel_text
 from vclab.ledger import AccessCost, Ledger, no_counts, price_access
 from vclab.mapping import DirectMap, PageTables
@@ -31,6 +31,7 @@ from vclab.recorded import recorded_zone
 from vclab.shootdown import check_mechanism, flush_all, flush_kernel_range
 from vclab.slowpath import Effort, SlowPath
 from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes, page_level, parse_bytes
+from vclab.usage import Use, use_pages
 from vclab.userpages import UserRegion
 from vclab.vmalloc_area import VmallocArea, find_unmapping
 from vclab.vmemmap import Vmemmap, frames_with_vmemmap
@@ -616,6 +617,29 @@ class System:
         result = self.movable.compact_all(proactiveness)
         self._forget_movable(int(self.memory.counters[Cause.MIGRATION_BATCH]) - before)
         return result.name.lower().replace("_", " ")
+
+    def use_pages(self, owners: npt.ArrayLike, write: bool = False) -> Use:
+        """Let programs use movable pages; those that reclaim took come back, at their addresses, for a price.
+
+        What a use is to reclaim: the page is spared when it is looked at next. What it costs the CPU that reads or
+        writes is another matter (:meth:`access_at`).
+
+        Parameters
+        ----------
+        owners : int64[n]
+            Numbers of pages, 0 to ``movable.region.used - 1``, in the order of use.
+        write : bool
+            Stores rather than loads.
+
+        Raises
+        ------
+        ConfigurationError
+            If the machine has no movable pages, or a number was never given.
+        """
+        if self.movable is None:
+            raise ConfigurationError("this machine has no movable pages; call populate() after ageing it")
+        wanted = np.atleast_1d(np.asarray(owners, np.int64))
+        return use_pages(self.movable, wanted, write, lambda: self.memory.allocate(0, GFP_KERNEL | Gfp.MOVABLE))
 
     def _take_pressure(self, slow_path: SlowPath) -> None:
         """Serve requests by the kernel's slow path from now on, watermarks included."""

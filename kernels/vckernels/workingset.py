@@ -17,9 +17,9 @@ import numpy.typing as npt
 from vckernels.buddy import Buddy
 from vckernels.causes import Cause
 from vckernels.jit import kernel, unsigned
-from vckernels.pages import ACTIVE, ANONYMOUS, LRU_LISTS, WORKINGSET, Lru, Pages
+from vckernels.pages import ACTIVE, ANONYMOUS, DIRTY, LRU_LISTS, WORKINGSET, Lru, Pages
 
-CLOCK_BITS = 29
+CLOCK_BITS = 28
 """Bits of the clock that a shadow keeps; distances are taken modulo as many frames."""
 SWAP_CLUSTER = 32
 """Frames that reclaim scans at once, and that a direct request wants (``SWAP_CLUSTER_MAX``)."""
@@ -119,7 +119,8 @@ class Reclaim(NamedTuple):
     held : int64[n]
         Scratch: pages taken off their list.
     shadows : int32[owners]
-        By owner's id: 0, or 1 + 2 * clock at its eviction + whether the page belonged to the working set.
+        By owner's id: 0 if its page is in memory or never was, else 1 + 4 * clock at its eviction + 2 if it was
+        anonymous + 1 if it belonged to the working set.
     """
 
     fields: npt.NDArray[np.int64]
@@ -195,15 +196,16 @@ def note_cost(pages: Pages, reclaim: Reclaim, file: bool, written: int, rotated:
 def leave_shadow(reclaim: Reclaim, owner: int, size: int, flags: int) -> None:
     """Remember an eviction and let the clock go on. Mutates shadows and ``CLOCK``."""
     clock = reclaim.fields[ReclaimField.CLOCK] & ((1 << CLOCK_BITS) - 1)
+    kept = (flags & WORKINGSET) // WORKINGSET + 2 * ((flags & ANONYMOUS) // ANONYMOUS)
     for i in range(size):
-        reclaim.shadows[unsigned(owner + i)] = 1 + 2 * clock + (flags & WORKINGSET) // WORKINGSET
+        reclaim.shadows[unsigned(owner + i)] = 1 + 4 * clock + kept
     reclaim.fields[ReclaimField.CLOCK] += size
 
 
 @kernel
 def is_recent(pages: Pages, reclaim: Reclaim, shadow: int, file: bool) -> bool:
     """Return whether a page was evicted so recently that it belongs to the working set (``workingset_test_recent``)."""
-    distance = (reclaim.fields[ReclaimField.CLOCK] - (shadow - 1) // 2) & ((1 << CLOCK_BITS) - 1)
+    distance = (reclaim.fields[ReclaimField.CLOCK] - (shadow - 1) // 4) & ((1 << CLOCK_BITS) - 1)
     room = pages.lengths[Lru.ACTIVE_FILE]
     if not file:
         room += pages.lengths[Lru.INACTIVE_FILE]
@@ -232,14 +234,16 @@ def refault(buddy: Buddy, pages: Pages, reclaim: Reclaim, owner: int, flags: int
     owner : int
         Id, below the number of shadows.
     flags : int
-        Of the page that is to be added for one frame; anonymous or not tells which kind was evicted.
+        Of the page that is to be added for one frame, if this is the first use. One that was evicted is of the kind it
+        was, and dirty if anonymous, since its place in swap is given up.
     """
     shadow = np.int64(reclaim.shadows[owner])
     if shadow == 0:
         return flags
     reclaim.shadows[owner] = 0
     fields = reclaim.fields
-    file = flags & ANONYMOUS == 0
+    file = (shadow - 1) & 2 == 0
+    flags = flags & ~ANONYMOUS if file else flags | ANONYMOUS | DIRTY
     buddy.counters[Cause.REFAULT] += 1
     if not file:
         fields[ReclaimField.SWAP_FREE] += 1
@@ -259,8 +263,8 @@ def refault(buddy: Buddy, pages: Pages, reclaim: Reclaim, owner: int, flags: int
 
 
 @kernel
-def forget(reclaim: Reclaim, owner: int, anonymous: bool) -> None:
+def forget(reclaim: Reclaim, owner: int) -> None:
     """Drop the shadow of an owner that is no more, and its place in swap. Mutates shadows and ``SWAP_FREE``."""
-    if reclaim.shadows[owner] != 0 and anonymous:
+    if reclaim.shadows[owner] != 0 and (reclaim.shadows[owner] - 1) & 2:
         reclaim.fields[ReclaimField.SWAP_FREE] += 1
     reclaim.shadows[owner] = 0

@@ -12,7 +12,6 @@ from tests.oracles.compaction import PlainLimits
 from tests.oracles.pages import PlainPage
 from tests.oracles.reclaim import PlainReclaim
 from vckernels import reclaim, workingset
-from vckernels.pages import ACTIVE, WORKINGSET
 from vckernels.watermark import Limit, ZoneIndex
 from vckernels.workingset import ReclaimField
 
@@ -44,7 +43,7 @@ class ReclaimedPair(CompactedPair):
         if order == 0:
             flags = workingset.refault(self.buddy, self.pages, self.reclaim, page.owner, word_of(page))
             self.plain_reclaim.refault(page)
-            assert flags & (ACTIVE | WORKINGSET) == word_of(page) & (ACTIVE | WORKINGSET)
+            assert flags == word_of(page)
         self.add(frame, page)
         return frame
 
@@ -96,7 +95,9 @@ class ReclaimedPair(CompactedPair):
         }
         assert {name: int(fields[name]) for name in expected} == expected
         shadows = {owner: int(self.reclaim.shadows[owner]) for owner in np.flatnonzero(self.reclaim.shadows).tolist()}
-        assert shadows == {owner: 1 + 2 * when + kept for owner, (when, kept) in plain.shadows.items()}
+        assert shadows == {
+            owner: 1 + 4 * when + 2 * anonymous + kept for owner, (when, kept, anonymous) in plain.shadows.items()
+        }
         assert self.limits[Limit.BOOST] == plain.limits.boost
         self.check()
 

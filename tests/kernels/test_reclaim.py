@@ -219,8 +219,8 @@ def test_an_owner_that_is_no_more_gives_its_swap_back() -> None:
     pair = few([PlainPage(owner, anonymous=True) for owner in range(100)], swap=1000)
     frames = pair.reclaim_direct(0)
     assert pair.reclaim.fields[ReclaimField.SWAP_FREE] == 1000 - frames
-    workingset.forget(pair.reclaim, 0, True)
-    workingset.forget(pair.reclaim, 99, True)
+    workingset.forget(pair.reclaim, 0)
+    workingset.forget(pair.reclaim, 99)
     assert pair.reclaim.fields[ReclaimField.SWAP_FREE] == 1000 - frames + 1
 
 

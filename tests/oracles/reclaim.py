@@ -14,7 +14,7 @@ from tests.oracles.pages import PlainPage
 
 KINDS = ("anonymous", "file")
 SCAN_ORDER = ("inactive anonymous", "active anonymous", "inactive file", "active file")
-CLOCK = 1 << 29
+CLOCK = 1 << 28
 
 
 @dataclass
@@ -23,8 +23,8 @@ class PlainReclaim:
 
     Attributes
     ----------
-    shadows : dict of int to (int, bool)
-        By owner's id: the clock at its eviction, and whether the page belonged to the working set.
+    shadows : dict of int to (int, bool, bool)
+        By owner's id: the clock at its eviction, whether the page belonged to the working set, and to no file.
     """
 
     zone_run: PlainRun
@@ -35,7 +35,7 @@ class PlainReclaim:
     activated: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     seen: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     kswapd_failures: int = 0
-    shadows: dict[int, tuple[int, bool]] = field(default_factory=dict)
+    shadows: dict[int, tuple[int, bool, bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.pages = self.zone_run.pages
@@ -56,7 +56,8 @@ class PlainReclaim:
         """Change a page of one frame that is needed again, or for the first time."""
         if page.owner not in self.shadows:
             return
-        when, workingset = self.shadows.pop(page.owner)
+        when, workingset, page.anonymous = self.shadows.pop(page.owner)
+        page.dirty = page.dirty or page.anonymous
         kind = "anonymous" if page.anonymous else "file"
         self.events["REFAULT"] += 1
         self.swap_free += page.anonymous
@@ -113,7 +114,7 @@ class PlainReclaim:
         page = self.pages.pages[frame]
         size = self.pages.size(frame)
         for i in range(size):
-            self.shadows[page.owner + i] = self.clock % CLOCK, page.workingset
+            self.shadows[page.owner + i] = self.clock % CLOCK, page.workingset, page.anonymous
         self.clock += size
         if page.anonymous:
             self.swap_free -= size

@@ -13,6 +13,7 @@ from vckernels import (
     movelog,
     pages,
     reclaim,
+    usage,
     watermark,
     workingset,
 )
@@ -72,7 +73,8 @@ reclaim.begin_reclaim(zone, past, 0, 2)
 reclaim.advance_reclaim(zone, data, limits, past, moves)
 reclaim.begin_kswapd(zone, limits, past, 0, 2)
 reclaim.advance_reclaim(zone, data, limits, past, moves)
-workingset.forget(past, 0, False)
+workingset.forget(past, 0)
+usage.use_frames(zone, data, np.array([-1, 0]), True)
 
 for kswapd in (False, True):
     lumpy.begin_lumpy(zone, past, 0, 2, kswapd)
