@@ -7,17 +7,16 @@ import pytest
 
 import vclab
 from tests.vclab.test_movable import MOVABLE, check, scattered
-from vckernels.allocflags import AllocFlag
 from vckernels.buddy import Migratetype
 from vckernels.causes import Cause
 from vckernels.compactcontrol import ZoneField
-from vckernels.compaction import CompactPriority, CompactResult
 from vckernels.pages import ANONYMOUS
+from vckernels.slowpath import SlowAction
 from vckernels.watermark import Limit
 from vclab import GFP_ATOMIC, GFP_KERNEL, GFP_VFALLBACK, OutOfMemory
 from vclab.gfp import Gfp
 from vclab.movable import PageMix
-from vclab.slowpath import Effort, Ending, SlowPath, allocation_flags
+from vclab.slowpath import Effort, SlowPath
 
 
 def without_large_blocks() -> vclab.System:
@@ -36,20 +35,6 @@ def effort_of(system: vclab.System) -> Effort:
     return system.last_effort
 
 
-@pytest.mark.parametrize(
-    ("order", "flags", "expected"),
-    [
-        (0, GFP_KERNEL, AllocFlag.KSWAPD),
-        (3, GFP_KERNEL | Gfp.HIGH, AllocFlag.KSWAPD | AllocFlag.MIN_RESERVE),
-        (0, GFP_ATOMIC, AllocFlag.KSWAPD | AllocFlag.MIN_RESERVE | AllocFlag.NON_BLOCK),
-        (2, GFP_ATOMIC, AllocFlag.KSWAPD | AllocFlag.MIN_RESERVE | AllocFlag.NON_BLOCK | AllocFlag.HIGHATOMIC),
-        (2, Gfp.NOMEMALLOC, AllocFlag.WMARK_MIN),
-    ],
-)
-def test_flags_of_a_request(order: int, flags: Gfp, expected: int) -> None:
-    assert allocation_flags(order, flags) == expected
-
-
 def test_a_request_that_may_reclaim_compacts_until_it_is_served() -> None:
     system = without_large_blocks()
     page = system.alloc_pages(8, GFP_KERNEL | Gfp.RETRY_MAYFAIL)
@@ -58,7 +43,7 @@ def test_a_request_that_may_reclaim_compacts_until_it_is_served() -> None:
     # Asynchronously at first, and then with what waits.
     assert 1 <= effort.compactions <= 2
     assert effort.woke_kswapd
-    assert effort.ending is Ending.SERVED
+    assert effort.end in (SlowAction.SERVED, SlowAction.SERVED_BY_COMPACTION)
     assert system.ledger.counts[Cause.PAGE_MIGRATED] > 0
     system.free_pages(page)
     check(system)
@@ -69,8 +54,8 @@ def test_an_atomic_request_fails_and_the_background_helps_the_next() -> None:
     with pytest.raises(OutOfMemory):
         physical.alloc_pages(8, GFP_ATOMIC)
     effort = effort_of(physical)
-    assert (effort.compactions, effort.tries) == (0, 2)
-    assert effort.ending is Ending.NO_DIRECT_RECLAIM
+    assert (effort.compactions, effort.reclaims) == (0, 0)
+    assert effort.end is SlowAction.FAILED
     # kcompactd has run since.
     assert physical.ledger.counts[Cause.PAGE_MIGRATED] > 0
     assert not physical.alloc_pages(8, GFP_ATOMIC).is_virtual
@@ -95,7 +80,8 @@ def test_without_retry_a_costly_request_gives_up_where_compaction_is_put_off() -
     movable.compaction.zone[ZoneField.DEFER_SHIFT] = 6
     movable.compaction.zone[ZoneField.ORDER_FAILED] = 5
     frame, effort = slow.allocate(8, GFP_KERNEL | Gfp.NORETRY)
-    assert (frame, effort.compactions, effort.ending) == (-1, 0, Ending.NO_RETRY)
+    assert (frame, effort.compactions, effort.end) == (-1, 0, SlowAction.FAILED)
+    assert effort.reclaims == 0
     assert movable.zone.buddy.counters[Cause.COMPACT_DEFERRED] > 0
     check(system)
 
@@ -109,19 +95,20 @@ def test_a_costly_request_fails_after_one_round_and_a_small_one_would_kill() -> 
     assert movable is not None
     # Nothing is movable, so that nothing can be done.
     slow = SlowPath(movable)
-    movable.limits[Limit.MIN] = movable.limits[Limit.LOW] = 500
-    endings = {
-        (0, GFP_KERNEL): Ending.WOULD_KILL,
-        (2, GFP_KERNEL): Ending.WOULD_KILL,
-        (2, GFP_KERNEL | Gfp.NORETRY): Ending.NO_RETRY,
-        (2, GFP_KERNEL | Gfp.RETRY_MAYFAIL): Ending.NO_PROGRESS,
-        (6, GFP_KERNEL): Ending.COSTLY,
-        (6, GFP_KERNEL | Gfp.RETRY_MAYFAIL): Ending.NO_PROGRESS,
-        (11, GFP_KERNEL): Ending.NO_PROGRESS,
+    movable.limits[[Limit.MIN, Limit.LOW, Limit.HIGH]] = 500
+    would_kill = {
+        (0, GFP_KERNEL): True,
+        (2, GFP_KERNEL): True,
+        (2, GFP_KERNEL | Gfp.VFALLBACK): False,
+        (2, GFP_KERNEL | Gfp.NORETRY): False,
+        (2, GFP_KERNEL | Gfp.RETRY_MAYFAIL): False,
+        (6, GFP_KERNEL): False,
+        (6, GFP_KERNEL | Gfp.RETRY_MAYFAIL): False,
+        (11, GFP_KERNEL): False,
     }
-    for (order, flags), ending in endings.items():
+    for (order, flags), expected in would_kill.items():
         frame, effort = slow.allocate(order, flags)
-        assert (frame, effort.ending) == (-1, ending)
+        assert (frame, effort.end, effort.would_kill) == (-1, SlowAction.FAILED, expected)
 
 
 def test_watermarks_are_kept_and_reserves_used_by_those_that_may() -> None:
@@ -137,7 +124,7 @@ def test_watermarks_are_kept_and_reserves_used_by_those_that_may() -> None:
     while system.memory.allocate(0, MOVABLE) >= 0:
         pass
     assert system.memory.zone.free_frames == least
-    assert effort_of(system).ending is Ending.WOULD_KILL
+    assert effort_of(system).would_kill
     while system.memory.allocate(0, GFP_ATOMIC) >= 0:
         pass
     # Half for who is of high priority, and another quarter of the rest for who cannot wait.
@@ -158,21 +145,6 @@ def test_pages_asked_for_together_unwind_where_the_watermark_stands() -> None:
     assert some is not None
     assert len(np.unique(some)) == len(some)
     check(system)
-
-
-def test_hardest_compaction_comes_last_for_small_orders_only() -> None:
-    system = scattered()
-    movable = system.movable
-    assert movable is not None
-    slow = SlowPath(movable)
-    light, full = CompactPriority.SYNC_LIGHT, CompactPriority.SYNC_FULL
-    assert slow._may_compact_again(2, CompactResult.COMPLETE, light, 3) == (True, full, 0)
-    assert slow._may_compact_again(2, CompactResult.COMPLETE, full, 3) == (False, full, 3)
-    assert slow._may_compact_again(5, CompactResult.COMPLETE, light, 3) == (False, light, 3)
-    assert slow._may_compact_again(5, CompactResult.SUCCESS, light, 3) == (True, light, 4)
-    assert slow._may_compact_again(5, CompactResult.SUCCESS, light, 4) == (False, light, 5)
-    assert slow._may_compact_again(2, CompactResult.SUCCESS, light, 15) == (True, light, 16)
-    assert slow._may_compact_again(0, CompactResult.SUCCESS, light, 0) == (False, light, 0)
 
 
 def test_reclaim_takes_pages_of_files_and_their_mappings() -> None:
@@ -212,5 +184,5 @@ def test_with_swap_anonymous_pages_are_taken_too() -> None:
         served += 1
     assert served >= 4096
     assert len(movable.frames()) == total - 4096
-    assert effort_of(system).ending is Ending.WOULD_KILL
+    assert effort_of(system).would_kill
     check(system)
