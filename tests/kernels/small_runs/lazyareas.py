@@ -13,3 +13,6 @@ for walks in (False, True):
         lazyareas.bounds(areas, lazy, np.empty(2, np.int64))
         lazyareas.purge(areas, lazy, False)
     areawalk.find(areas, 3)
+
+areas = vmap.new_areas(1000, 20)
+vmap.release(areas, vmap.reserve(areas, 4))
