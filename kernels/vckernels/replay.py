@@ -102,6 +102,17 @@ class Count(IntEnum):
     """Frames that fast searches took: which ones is in no event, so the model keeps them until they are freed."""
     FREES_TO_COMPACTION = 29
     """Frees of unused targets by a CPU that migrates pages: they go back to compaction."""
+    CLAIMS_EMPTY_SMALL = 30
+    """Of ``CLAIMS_EMPTY``, those of blocks smaller than a pageblock."""
+    CLAIMS_EMPTY_SMALL_RIGHT = 31
+    CLAIMS_EMPTY_LARGE = 32
+    """The others."""
+    CLAIMS_EMPTY_LARGE_ORDER = 33
+    """Of those, with the kind of fallback and the block's order foreseen, whatever its migratetype."""
+    SET_ASIDE = 34
+    """Blocks moved off lists that an event proves to be empty."""
+    RETYPED = 35
+    """Times an event named another type of a pageblock than the model had."""
 
 
 COUNTS = len(Count)

@@ -56,6 +56,8 @@ class Following(NamedTuple):
         0 at first frames of blocks whose place on their list is unknown, as the snapshot gives none; all else 1.
     compound : int8[frames]
         Order of the compound page of the first snapshot that begins at each frame, until it is freed; else 0.
+    named : int8[frames / 512]
+        1 at pageblocks whose migratetype an event has named so far.
     migrating : int8[cpus]
         1 while a CPU migrates pages.
     low, high : int64[cpus]
@@ -66,6 +68,7 @@ class Following(NamedTuple):
 
     first_known: npt.NDArray[np.int8]
     compound: npt.NDArray[np.int8]
+    named: npt.NDArray[np.int8]
     migrating: npt.NDArray[np.int8]
     low: npt.NDArray[np.int64]
     high: npt.NDArray[np.int64]
@@ -77,6 +80,7 @@ def new_following(first_known: npt.NDArray[np.int8], compound: npt.NDArray[np.in
     return Following(
         first_known=first_known,
         compound=compound,
+        named=np.zeros((len(first_known) + PAGEBLOCK_FRAMES - 1) // PAGEBLOCK_FRAMES, np.int8),
         migrating=np.zeros(cpus, np.int8),
         low=np.zeros(cpus, np.int64),
         high=np.zeros(cpus, np.int64),
@@ -147,6 +151,80 @@ def _take_parts(buddy: Buddy, following: Following, frame: int, order: int) -> i
 
 
 @kernel
+def _retype(buddy: Buddy, following: Following, frame: int, migratetype: int) -> None:
+    """Correct the type of the pageblock around a frame, or of all that a free block there spans.
+
+    Its free blocks were on other lists than thought, so their places are unknown.
+    """
+    high = free_block_around(buddy, frame & ~(PAGEBLOCK_FRAMES - 1), PAGEBLOCK_ORDER)
+    size = 1 << max(high, PAGEBLOCK_ORDER)
+    start = frame & ~(size - 1)
+    for part in range(start, start + size, PAGEBLOCK_FRAMES):
+        move_free_blocks(buddy, part, migratetype)
+    for inside in range(start, start + size):
+        if buddy.state[inside] >= 0:
+            following.first_known[inside] = 0
+
+
+@kernel
+def _learn_type(
+    buddy: Buddy, following: Following, frame: int, migratetype: int, counts: npt.NDArray[np.int64]
+) -> None:
+    """Take over a pageblock's type as an event names it."""
+    following.named[frame >> PAGEBLOCK_ORDER] = 1
+    if buddy.pageblock[frame >> PAGEBLOCK_ORDER] != migratetype:
+        counts[Count.RETYPED] += 1
+        _retype(buddy, following, frame, migratetype)
+
+
+@kernel
+def _set_aside(
+    buddy: Buddy, following: Following, low: int, high: int, migratetype: int, counts: npt.NDArray[np.int64]
+) -> None:
+    """Clear the heads of a type's lists, from order ``low`` to below ``high``, that an event proves to be empty.
+
+    A pageblock whose type no event has named is of another type: until one does, its blocks are on the lists of
+    ``ISOLATE``, where nobody looks. A whole pageblock that was not movable may have been looked at by page reporting
+    (``__isolate_free_page``), which makes it movable. Smaller blocks of a pageblock whose type is known stay: frames
+    freed without an event have made them parts of larger ones.
+    """
+    if migratetype >= len(FALLBACKS):
+        return
+    for order in range(low, high):
+        block = first_block(buddy, order, migratetype)
+        while block >= 0 and (order >= PAGEBLOCK_ORDER or not following.named[block >> PAGEBLOCK_ORDER]):
+            counts[Count.SET_ASIDE] += 1
+            reported = order >= PAGEBLOCK_ORDER and migratetype != Migratetype.MOVABLE
+            _retype(buddy, following, block, np.int64(Migratetype.MOVABLE if reported else Migratetype.ISOLATE))
+            block = first_block(buddy, order, migratetype)
+
+
+@kernel
+def _prove_empty(
+    buddy: Buddy, following: Following, order: int, migratetype: int, extra: int, counts: npt.NDArray[np.int64]
+) -> None:
+    """Clear all lists that a fallback proves to be empty: the type's own, and those that would have been chosen before.
+
+    A claim goes from the highest order down, and only blocks smaller than a pageblock can be refused; a steal goes up.
+    """
+    _set_aside(buddy, following, order, ORDERS, migratetype, counts)
+    if migratetype >= len(FALLBACKS):
+        return
+    high = extra & 15
+    for i in range(FALLBACKS.shape[1]):
+        fallback = FALLBACKS[migratetype, i]
+        if extra >> 8:
+            _set_aside(buddy, following, max(high + 1, PAGEBLOCK_ORDER), ORDERS, fallback, counts)
+        else:
+            _set_aside(buddy, following, order, high, fallback, counts)
+    for i in range(FALLBACKS.shape[1]):
+        fallback = FALLBACKS[migratetype, i]
+        if fallback == (extra >> 4) & 15:
+            break
+        _set_aside(buddy, following, high, high + 1, fallback, counts)
+
+
+@kernel
 def _remove(
     buddy: Buddy, following: Following, frame: int, order: int, migratetype: int, counts: npt.NDArray[np.int64]
 ) -> None:
@@ -171,6 +249,8 @@ def _remove(
     elif block_type != Migratetype.MOVABLE:
         counts[Count.LEARNED] += 1
         counts[Count.LEARNED_RIGHT] += right
+    _learn_type(buddy, following, frame, migratetype, counts)
+    _set_aside(buddy, following, order, high, migratetype, counts)
     _take(buddy, following, frame, order, high)
 
 
@@ -187,6 +267,12 @@ def _judge_fallback(
     if kind != OWN:
         counts[Count.CLAIMS_EMPTY] += 1
         counts[Count.CLAIMS_EMPTY_RIGHT] += right
+        if extra & 15 < PAGEBLOCK_ORDER:
+            counts[Count.CLAIMS_EMPTY_SMALL] += 1
+            counts[Count.CLAIMS_EMPTY_SMALL_RIGHT] += right
+        else:
+            counts[Count.CLAIMS_EMPTY_LARGE] += 1
+            counts[Count.CLAIMS_EMPTY_LARGE_ORDER] += kind == recorded_kind and high == extra & 15
     same = False
     if right:
         block = first_block(buddy, high, fallback)
@@ -223,6 +309,7 @@ def _remove_after_claim(
         _take_parts(buddy, following, frame, order)
         return
     _judge_fallback(buddy, frame, order, migratetype, extra, counts)
+    _prove_empty(buddy, following, order, migratetype, extra, counts)
     if high >= PAGEBLOCK_ORDER:
         # The model has more free here than there was: what is left of the pageblock is moved afterwards.
         _take(buddy, following, frame, order, high)
@@ -254,6 +341,8 @@ def _fall_back(
         _take_parts(buddy, following, frame, order)
         return
     _judge_fallback(buddy, frame, order, migratetype, extra, counts)
+    _learn_type(buddy, following, frame, (extra >> 4) & 15, counts)
+    _prove_empty(buddy, following, order, migratetype, extra, counts)
     _take(buddy, following, frame, high, around)
     if extra >> 8 and high < PAGEBLOCK_ORDER:
         _move_pageblock(buddy, following, frame, migratetype)
@@ -381,6 +470,8 @@ def follow(
         elif operation == ZONE_FREE and following.migrating[stream.cpu[i]] and buddy.state[frame] == ISOLATED:
             counts[Count.FREES_TO_COMPACTION] += 1
         elif operation == ZONE_FREE or operation == ZONE_DRAIN:
+            if operation == ZONE_DRAIN:
+                _learn_type(buddy, following, frame, migratetype, counts)
             _free(buddy, following, frame, order, np.int64(stream.cpu[i]), counts)
     while step < len(events.row):
         _compact(buddy, following, events, step, counts)

@@ -269,7 +269,9 @@ def follow_lists(stream: Stream, lists: CpuLists, counts: npt.NDArray[np.int64])
                     # A whole pageblock keeps its type only when compaction captures it: it goes to no list.
                     continue
             if operation == ZONE_REMOVAL or np.int64(stream.extra[row]) >> 8:
-                for part in range(frame, frame + (1 << size), PAGEBLOCK_FRAMES):
+                # Aligned, so that no block leaves the zone whatever a recording says.
+                first = frame & ~((1 << size) - 1)
+                for part in range(first, first + (1 << size), PAGEBLOCK_FRAMES):
                     lists.pageblock[part >> PAGEBLOCK_ORDER] = migratetype
             if not has_list(order) or migratetype >= SMALL_TYPES:
                 lists.filling[cpu] = NO_LIST

@@ -308,6 +308,40 @@ def test_the_stride_is_told_by_what_was_looked_at() -> None:
     assert found["WALKS_RIGHT"] == 1 and read_list(zone, 0, 1) == [124]
 
 
+def test_a_list_that_an_event_proves_empty_is_cleared() -> None:
+    """A pageblock that no event has named a type for was taken for movable; splitting past its block tells better."""
+    blocks = [(0, 0), (512, 4), (1024, 9), (1536, 0)]
+    split: Row = (REMOVE, 0, 1, 0, 512, 1)
+    found, zone = run([split], [], blocks)
+    assert found["SET_ASIDE"] == 2 and found["RESYNCHRONISATIONS"] == 1
+    assert zone.pageblock[:4].tolist() == [4, 1, 1, 4] and read_list(zone, 0, 4) == [1536, 0]
+    # The pageblock's type is told later: the block is back, in a place that nobody knows.
+    found, zone = run([split, (DRAIN, 0, 0, 0, 3, 0), (REMOVE, 0, 0, 0, 0, 1)], [], blocks)
+    assert found["RETYPED"] == 1 and found["LEARNED"] == 1 and zone.pageblock[0] == 0
+    # One whose type an event has named is on its list in the model's view, and stays.
+    found, zone = run([(DRAIN, 0, 1, 0, 3, 0), (DRAIN, 0, 1, 0, 1539, 0), split], [], blocks)
+    assert "SET_ASIDE" not in found
+
+
+def test_a_fallback_proves_the_lists_before_it_empty() -> None:
+    """Own lists, those of higher orders, and at its order those of types that come before."""
+    types = [0, 0, 2, 2, 1, 1, 1, 1]
+    blocks = [(0, 10), (1024, 9), (2048, 10), (3072, 10)]
+    claim_movable: Row = (FALLBACK, 0, 2, 0, 2048, 10 | 1 << 4 | 1 << 8)
+    found, zone = run([claim_movable], [], blocks, types)
+    # Reclaimable requests look at unmovable blocks before movable ones: page reporting had made those movable.
+    assert found["CLAIMS"] == 1 and found["SET_ASIDE"] == 2 and "CLAIMS_RIGHT" not in found
+    assert zone.pageblock.tolist() == [1, 1, 1, 2, 2, 2, 1, 1]
+    steal: Row = (FALLBACK, 0, 0, 0, 2048, 3 | 1 << 4)
+    found, zone = run([steal], [], [(0, 1), (512, 2), (2048, 3)], [0, 2, 0, 0, 1, 1, 1, 1])
+    assert found["SET_ASIDE"] == 2 and zone.pageblock[:5].tolist() == [4, 4, 0, 0, 1]
+
+
+def test_a_stolen_blocks_rest_stays_on_the_list_that_the_event_names() -> None:
+    _, zone = run([(FALLBACK, 0, 0, 0, 2048, 3 | 2 << 4)], [], [(2048, 3)])
+    assert zone.pageblock[4] == 2 and read_list(zone, 2, 2) == [2052]
+
+
 def test_types_are_learned_from_the_first_event_that_tells() -> None:
     rows: list[Row] = [
         (FREE, 0, -1, 0, 0, 0), (DRAIN, 0, 2, 0, 1, 0), (REMOVE, 0, 0, 0, 2, 1),  # pageblock 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tests.oracles.buddy import FALLBACKS, HIGHATOMIC, LARGEST, MOVABLE, PAGEBLOCK, PlainBuddy
+from tests.oracles.buddy import FALLBACKS, HIGHATOMIC, ISOLATE, LARGEST, MOVABLE, PAGEBLOCK, PlainBuddy
 
 Row = tuple[int, int, int, int, int, int]
 Step = tuple[int, int, int, int, int, int, int]
@@ -31,6 +31,7 @@ class PlainFollowing(PlainBuddy):
         self.ranges: dict[int, tuple[int, int]] = {}
         self.migrating: set[int] = set()
         self.captured: dict[int, int] = {}
+        self.named: set[int] = set()
         self.seen: Counter[str] = Counter()
 
     def unlink(self, frame: int) -> int:
@@ -113,6 +114,8 @@ class PlainFollowing(PlainBuddy):
             elif operation == 1 and cpu in self.migrating and frame in self.isolated:
                 self.seen["FREES_TO_COMPACTION"] += 1
             elif operation in (1, 4):
+                if operation == 4:
+                    self.learn(frame, kind)
                 self.free_recorded(frame, order, cpu)
         for step in pending:
             self.compact(*step[1:])
@@ -137,7 +140,56 @@ class PlainFollowing(PlainBuddy):
         elif self.type_of(frame) != MOVABLE:
             self.seen["LEARNED"] += 1
             self.seen["LEARNED_RIGHT"] += right
+        self.learn(frame, kind)
+        self.prove([(high, kind) for high in range(order, around[1])])
         self.take(frame, order)
+
+    # Types
+
+    def correct(self, frame: int, kind: int) -> None:
+        """Give a pageblock, or the pair that is one free block, another type; where its blocks lie is unknown."""
+        start, size = frame - frame % BLOCK, BLOCK
+        if self.free.get(start - start % (2 * BLOCK)) == LARGEST:
+            start, size = start - start % (2 * BLOCK), 2 * BLOCK
+        free = [inside for inside in range(start, start + size) if inside in self.free]
+        orders = [self.unlink(inside) for inside in free]
+        for block in range(start // BLOCK, (start + size) // BLOCK):
+            self.types[block] = kind
+        for inside, order in zip(free, orders, strict=True):
+            self.insert(inside, order, kind, tail=True)
+        self.unknown |= set(free)
+
+    def learn(self, frame: int, kind: int) -> None:
+        """Hear a pageblock's type."""
+        self.named.add(frame // BLOCK)
+        if self.type_of(frame) != kind:
+            self.seen["RETYPED"] += 1
+            self.correct(frame, kind)
+
+    def prove(self, empty: list[tuple[int, int]]) -> None:
+        """Move off lists that are proven empty what can be of another type."""
+        for order, kind in empty:
+            while kind in FALLBACKS and self.lists[order, kind]:
+                head = self.lists[order, kind][0]
+                if order < PAGEBLOCK and head // BLOCK in self.named:
+                    break
+                self.seen["SET_ASIDE"] += 1
+                self.correct(head, MOVABLE if order >= PAGEBLOCK and kind != MOVABLE else ISOLATE)
+
+    def proven_by_fallback(self, order: int, kind: int, extra: int) -> list[tuple[int, int]]:
+        """Return the lists that are empty where a request of a kind falls back so."""
+        high, chosen = extra & 15, extra >> 4 & 15
+        empty = [(o, kind) for o in range(order, LARGEST + 1)]
+        others = FALLBACKS.get(kind, ())
+        for other in others:
+            # Claims are tried from the top, and are granted from a pageblock on; steals from the bottom.
+            sooner = range(max(high + 1, PAGEBLOCK), LARGEST + 1) if extra >> 8 else range(order, high)
+            empty += [(o, other) for o in sooner]
+        for other in others:
+            if other == chosen:
+                break
+            empty.append((high, other))
+        return empty
 
     def judge(self, frame: int, order: int, kind: int, extra: int) -> None:
         """Compare a fallback with the plan."""
@@ -148,6 +200,13 @@ class PlainFollowing(PlainBuddy):
         if service != "own":
             self.seen["CLAIMS_EMPTY"] += 1
             self.seen["CLAIMS_EMPTY_RIGHT"] += right
+            if extra & 15 < PAGEBLOCK:
+                self.seen["CLAIMS_EMPTY_SMALL"] += 1
+                self.seen["CLAIMS_EMPTY_SMALL_RIGHT"] += right
+            else:
+                self.seen["CLAIMS_EMPTY_LARGE"] += 1
+                alike = (service, high) == ("claim" if extra >> 8 else "steal", extra & 15)
+                self.seen["CLAIMS_EMPTY_LARGE_ORDER"] += alike
         same = False
         if right:
             head = self.lists[high, other][0]
@@ -163,6 +222,7 @@ class PlainFollowing(PlainBuddy):
             self.take_parts(frame, order)
             return
         self.judge(frame, order, kind, extra)
+        self.prove(self.proven_by_fallback(order, kind, extra))
         if around[1] >= PAGEBLOCK:
             self.take(frame, order)
             self.retype(frame // BLOCK, kind)
@@ -183,6 +243,8 @@ class PlainFollowing(PlainBuddy):
             self.take_parts(frame, order)
             return
         self.judge(frame, order, kind, extra)
+        self.learn(frame, extra >> 4 & 15)
+        self.prove(self.proven_by_fallback(order, kind, extra))
         self.take(frame, high)
         if extra >> 8 and high < PAGEBLOCK:
             self.retype(frame // BLOCK, kind)

@@ -100,7 +100,7 @@ class PlainLists:
         operation, order, kind, cpu, frame, extra = rows[place]
         if operation == 3 or extra >> 8:
             size = 1 << (order if operation == 3 else extra & 15)
-            for inside in range(frame, frame + size):
+            for inside in range(frame - frame % size, frame - frame % size + size):
                 self.types[inside // 512] = kind
         if order not in (0, 1, 2, 3, 9) or kind > 2:
             self.filling[cpu] = None

@@ -172,7 +172,7 @@ def test_choices_on_fragmented_memory_are_foreseen(fragmented_checks: dict[str, 
     rates = {name: check.rate for name, check in fragmented_checks.items()}
     assert rates["T2 known"] >= 0.99 and rates["T2 all"] >= 0.88 and rates["T3"] >= 0.995
     assert 0.65 <= rates["T7"] <= 0.67
-    assert rates["claims all"] >= 0.92 and rates["claims"] == 1.0
+    assert rates["claims all"] >= 0.99 and rates["claims"] == 1.0
     assert rates["T6 known"] >= 0.995
     assert all(check.passed for check in fragmented_checks.values())
     limits = {name: check.threshold for name, check in fragmented_checks.items()}
@@ -222,4 +222,15 @@ def test_thresholds_follow_from_what_happened(recording: Recording, fragmented: 
     step = np.where(fragmented.compaction.step == 9, 10, fragmented.compaction.step).astype(np.uint8)
     compaction = dataclasses.replace(fragmented.compaction, step=step)
     fast = bars.bars_of(dataclasses.replace(fragmented, compaction=compaction))
-    assert fast.frames is None and fast.known is None and "fast searches" in fast.why
+    assert fast.frames is None and fast.known is None and "fast searches" in fast.why and fast.claims_apart == 1.0
+
+
+def test_a_short_recording_is_not_held_against_what_it_cannot_show(recording: Recording) -> None:
+    """Of the first tenth, too many removals are from blocks in unknown places, and few lists are turned over."""
+    rows = recording.stream.frame.size // 10
+    stream = ZoneStream(*(getattr(recording.stream, part.name)[:rows] for part in dataclasses.fields(ZoneStream)))
+    short = dataclasses.replace(recording, stream=stream, free_after=None, pages=None)
+    assert bars.turnover(short) < 1 < bars.turnover(recording) < 2
+    found = {check.name: check for check in following.check_following(short, kernel_stream(short))}
+    assert found["T2 all"].threshold is None and found["T7"].threshold is None
+    assert found["T2 known"].threshold == 0.998 and found["T2 known"].passed and found["T3"].passed

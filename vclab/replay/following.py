@@ -12,7 +12,7 @@ from vckernels.replayisolation import CompactionEvents
 from vclab.memory import Zone
 from vclab.recorded import snapshot_buddy, span
 from vclab.recordings import BlockMap, Recording
-from vclab.replay.bars import Bars, bars_of
+from vclab.replay.bars import FEWEST_CLAIMS, Bars, bars_of
 from vclab.replay.rates import Check, rate, share
 
 
@@ -91,11 +91,16 @@ def check_following(recording: Recording, stream: Stream) -> list[Check]:
             Count.KNOWN,
             bars.without_tail_rule,
             at_most=True,
-            detail="the rule is right only if it matters",
+            detail=f"the rule is right only if it matters: {_missed(ablated):,} missed without it, {_missed(counts):,} "
+            "with it; judged where at least one frame was handed out for each free one",
         ),
         *_check_fallbacks(counts, bars),
-        *_check_walks(counts),
+        *_check_walks(counts, bars),
     ]
+
+
+def _missed(counts: dict[Count, int]) -> int:
+    return counts[Count.KNOWN] - counts[Count.KNOWN_RIGHT]
 
 
 def _check_map(recording: Recording, buddy: Buddy, counts: dict[Count, int], bars: Bars) -> list[Check]:
@@ -116,7 +121,9 @@ def _check_map(recording: Recording, buddy: Buddy, counts: dict[Count, int], bar
             f"{differing} frames lie in blocks that differ; {counts[Count.WALKED_FRAMES]:,} frames isolated without an "
             f"event; resynchronised: {counts[Count.RESYNCHRONISATIONS]:,} recorded choices carried out, "
             f"{counts[Count.REMOVALS_SKIPPED]:,} removals of frames freed without an event, "
-            f"{counts[Count.FREES_AGAIN]:,} frees of frames taken without one",
+            f"{counts[Count.FREES_AGAIN]:,} frees of frames taken without one, {counts[Count.SET_ASIDE]:,} blocks "
+            f"moved off lists that an event proves empty, {counts[Count.RETYPED]:,} types corrected, "
+            f"{counts[Count.FREES_TO_COMPACTION]:,} frees to compaction",
             unit="frames",
         )
     ]
@@ -125,6 +132,10 @@ def _check_map(recording: Recording, buddy: Buddy, counts: dict[Count, int], bar
 def _check_removals(counts: dict[Count, int], opposite: dict[Count, int], bars: Bars) -> list[Check]:
     unlearned = counts[Count.REMOVALS] - counts[Count.LEARNED]
     without = (counts[Count.FRAME_RIGHT] - counts[Count.LEARNED_RIGHT]) / max(1, unlearned)
+    # A bar can be met only where blocks in unknown places leave room for it.
+    room = bars.all_removals is not None and (
+        counts[Count.REMOVALS] - counts[Count.KNOWN] <= (1 - bars.all_removals) * counts[Count.REMOVALS]
+    )
     opposite_rate = rate(opposite, Count.FRAME_RIGHT, Count.REMOVALS)
     return [
         share(
@@ -133,8 +144,9 @@ def _check_removals(counts: dict[Count, int], opposite: dict[Count, int], bars: 
             counts,
             Count.FRAME_RIGHT,
             Count.REMOVALS,
-            bars.all_removals,
-            detail=f"{bars.why}; without the {counts[Count.LEARNED]:,} learned ones "
+            bars.all_removals if room else None,
+            detail=f"{counts[Count.REMOVALS] - counts[Count.KNOWN]:,} from blocks in unknown places, judged where the "
+            f"bar leaves room for those; {bars.why}; without the {counts[Count.LEARNED]:,} learned ones "
             f"{without:.4%}; lists assumed highest frame first at the start, lowest first gives {opposite_rate:.4%}; "
             f"{counts[Count.AFTER_CLAIM]:,} removals after a claim below a pageblock counted apart",
         ),
@@ -167,6 +179,9 @@ def _check_removals(counts: dict[Count, int], opposite: dict[Count, int], bars: 
 
 
 def _check_fallbacks(counts: dict[Count, int], bars: Bars) -> list[Check]:
+    # Fewer than so many are too few for the bar: one wrong would miss it.
+    enough = bars.claims is not None and (1 - bars.claims) * counts[Count.CLAIMS] >= 1
+    small = counts[Count.CLAIMS_EMPTY_SMALL] >= FEWEST_CLAIMS
     return [
         share(
             "claims all",
@@ -174,7 +189,7 @@ def _check_fallbacks(counts: dict[Count, int], bars: Bars) -> list[Check]:
             counts,
             Count.CLAIMS_RIGHT,
             Count.CLAIMS,
-            bars.claims,
+            bars.claims if enough else None,
             detail=f"the very block {counts[Count.CLAIMS_FRAME_RIGHT]:,} times; "
             f"{counts[Count.CAPTURES]:,} captures apart",
         ),
@@ -184,16 +199,31 @@ def _check_fallbacks(counts: dict[Count, int], bars: Bars) -> list[Check]:
             counts,
             Count.CLAIMS_EMPTY_RIGHT,
             Count.CLAIMS_EMPTY,
-            None if bars.frames is None else 1.0,
+            bars.claims_empty,
+        ),
+        share(
+            "claims small",
+            "of these, blocks smaller than a pageblock",
+            counts,
+            Count.CLAIMS_EMPTY_SMALL_RIGHT,
+            Count.CLAIMS_EMPTY_SMALL,
+            bars.claims_apart if small else None,
+        ),
+        share(
+            "claims large",
+            "of these, a pageblock or more: kind and order foreseen",
+            counts,
+            Count.CLAIMS_EMPTY_LARGE_ORDER,
+            Count.CLAIMS_EMPTY_LARGE,
+            bars.claims_apart,
         ),
     ]
 
 
-def _check_walks(counts: dict[Count, int]) -> list[Check]:
+def _check_walks(counts: dict[Count, int], bars: Bars) -> list[Check]:
     walks = counts[Count.WALKS] + counts[Count.WALKS_IDLE]
     if not walks:
         return []
-    judged = None if counts[Count.FAST_ISOLATED] else 1.0
     return [
         share(
             "walks",
@@ -201,7 +231,7 @@ def _check_walks(counts: dict[Count, int]) -> list[Check]:
             counts,
             Count.WALKS_RIGHT,
             Count.WALKS,
-            judged,
+            bars.walks,
             detail=f"{counts[Count.WALKS_STRIDING]:,} of them with a stride above 1; "
             f"{counts[Count.FAST_ISOLATED]:,} frames taken by fast searches",
         ),
@@ -211,6 +241,6 @@ def _check_walks(counts: dict[Count, int]) -> list[Check]:
             counts,
             Count.WALKS_IDLE_RIGHT,
             Count.WALKS_IDLE,
-            judged,
+            bars.walks,
         ),
     ]
