@@ -165,10 +165,12 @@ def price_operations(
         price("split_ns") * counts[..., Cause.SPLIT],
         price("merge_ns") * counts[..., Cause.MERGE],
         price("area_reserve_ns") * counts[..., Cause.AREA_RESERVE]
-        + price("area_pool_ns") * counts[..., Cause.AREA_POOL_HIT],
+        + price("area_pool_ns") * counts[..., Cause.AREA_POOL_HIT]
+        + price("block_part_ns") * counts[..., Cause.BLOCK_TAKE],
         price("area_search_step_ns") * steps,
         price("area_release_ns") * counts[..., Cause.AREA_RELEASE]
-        + price("area_lazy_ns") * counts[..., Cause.AREA_LAZY_FREE],
+        + price("area_lazy_ns") * counts[..., Cause.AREA_LAZY_FREE]
+        + price("block_part_ns") * counts[..., Cause.BLOCK_GIVE],
         price("entry_write_ns") * counts[..., Cause.ENTRY_WRITE],
         price("table_page_ns") * counts[..., Cause.TABLE_PAGE],
         price("struct_page_ns") * counts[..., Cause.STRUCT_PAGE],

@@ -244,7 +244,11 @@ class System:
             self._flush_range(address, pages, 1)
 
     def purge_vmalloc_area(self) -> None:
-        """Flush all ranges that were freed lazily, and give their addresses back (``vm_unmap_aliases``)."""
+        """Flush all ranges that were freed lazily, and give their addresses back.
+
+        Blocks for small mappings go with them once nothing in them is in use (``vm_unmap_aliases`` also flushes what
+        was given back of the others).
+        """
         self.vmalloc_area.purge()
         self._forget_purged()
 
@@ -303,13 +307,7 @@ class System:
         ConfigurationError
             If a frame does not exist, there is no address range, or no memory for tables.
         """
-        first = self.memory.first_frame
-        wanted = np.ascontiguousarray(frames, np.int64).ravel()
-        if len(wanted) and (int(wanted.min()) < first or int(wanted.max()) >= first + self.memory.frames):
-            raise ConfigurationError(
-                f"cannot map frames outside the machine; its frames are {first} to {first + self.memory.frames - 1}"
-            )
-        mapped = self.vmalloc_area.map(wanted)
+        mapped = self.vmalloc_area.map(self._existing(frames))
         self._forget_purged()
         if mapped is None:
             raise ConfigurationError(f"no room to map {np.size(frames)} frames; unmap something first")
@@ -327,6 +325,43 @@ class System:
             raise ConfigurationError(f"the range at {address:#x} was not made by vmap; use free_pages on its page")
         frames = self.vmalloc_area.unmap(address)
         self._forget(address, len(frames), 1)
+
+    def vm_map_ram(self, frames: npt.ArrayLike, cpu: int = 0) -> int:
+        """Map up to 64 frames one after another in a block of a CPU's own and return the address, without any lock.
+
+        Raises
+        ------
+        ConfigurationError
+            If a frame or the CPU does not exist, the regime of unmapping is not lazy, or memory or addresses are short.
+        """
+        if not 0 <= cpu < len(self.mmus):
+            raise ConfigurationError(f"CPU {cpu} does not exist; there are 0 to {len(self.mmus) - 1}")
+        mapped = self.vmalloc_area.map_in_block(self._existing(frames), cpu)
+        self._forget_purged()
+        if mapped is None:
+            raise ConfigurationError(f"no room to map {np.size(frames)} frames; unmap something first")
+        return mapped[0]
+
+    def vm_unmap_ram(self, address: int, count: int) -> None:
+        """Take back what :meth:`vm_map_ram` mapped. CPUs forget it when its whole block is purged.
+
+        Raises
+        ------
+        ConfigurationError
+            If no so many pages are mapped there in a block.
+        """
+        self.vmalloc_area.unmap_in_block(address, count)
+        self._forget_purged()
+
+    def _existing(self, frames: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Return frame numbers, int64[n], all of which the machine has."""
+        first = self.memory.first_frame
+        wanted = np.ascontiguousarray(frames, np.int64).ravel()
+        if len(wanted) and (int(wanted.min()) < first or int(wanted.max()) >= first + self.memory.frames):
+            raise ConfigurationError(
+                f"cannot map frames outside the machine; its frames are {first} to {first + self.memory.frames - 1}"
+            )
+        return wanted
 
     @property
     def vmemmap(self) -> Vmemmap:

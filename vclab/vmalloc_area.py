@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vckernels import areawalk, lazyareas, vmap
+from vckernels import areawalk, lazyareas, vmap, vmapblock
 from vckernels.causes import Status
 from vckernels.lazyareas import State
 from vclab.errors import ConfigurationError
@@ -119,9 +119,11 @@ class VmallocArea:
         self.areas = vmap.new_areas(self.pages)
         self.unmapping = unmapping
         self.lazy: lazyareas.LazyAreas | None = None
+        self.blocks = vmapblock.new_blocks(0, cpus)
         if unmapping.is_lazy:
             nodes = min(cpus, MAX_NODES) if unmapping.has_nodes else 1
             self.lazy = lazyareas.new_lazy_areas(len(self.areas.start), lazy_max_pages(cpus), nodes, unmapping.walks)
+            self.blocks = vmapblock.new_blocks(len(self.areas.start), cpus)
         self.retained_tables = 0
         self.purged: list[tuple[int, int]] = []
 
@@ -147,6 +149,7 @@ class VmallocArea:
         self.areas = vmap.grown(self.areas, 2 * len(self.areas.start))
         if self.lazy is not None:
             self.lazy = lazyareas.grown(self.lazy, len(self.areas.start))
+            self.blocks = vmapblock.grown(self.blocks, len(self.areas.start))
 
     def purge(self, whole: bool = False) -> None:
         """Give back all ranges that wait; what they covered is on :attr:`purged` then.
@@ -158,6 +161,7 @@ class VmallocArea:
         """
         if self.lazy is None:
             return
+        vmapblock.retire_unused(self.areas, self.lazy, self.blocks, whole)
         ends = np.zeros(2, np.int64)
         if lazyareas.bounds(self.areas, self.lazy, ends):
             self.purged.append((self.start + (int(ends[0]) << PAGE_SHIFT), int(ends[1] - ends[0])))
@@ -169,6 +173,11 @@ class VmallocArea:
             vmap.release_node(self.areas, self._find(page))
             return
         lazyareas.retire(self.areas, self.lazy, page)
+        self._purge_if_due()
+
+    def _purge_if_due(self) -> None:
+        if self.lazy is None:
+            return
         places = self.lazy.places
         if places[lazyareas.Place.WAITING] > places[lazyareas.Place.LIMIT]:
             self.purge()
@@ -227,6 +236,58 @@ class VmallocArea:
         self._retire(page)
         return frames
 
+    def map_in_block(self, frames: npt.NDArray[np.int64], cpu: int) -> tuple[int, TableChange] | None:
+        """Map up to 64 frames one after another in a block of a CPU (``vm_map_ram``).
+
+        Returns
+        -------
+        address, change : tuple of int and TableChange
+            None, and nothing mapped, if address space or memory for a table is short.
+
+        Raises
+        ------
+        ConfigurationError
+            If the regime is not lazy, since blocks are given back lazily, or there are too many frames.
+        """
+        if self.lazy is None or not 1 <= len(frames) <= vmapblock.MOST_PAGES:
+            raise ConfigurationError(
+                f"cannot map {len(frames)} frames in a block under unmap={self.unmapping.name!r}; blocks take 1 to "
+                f"{vmapblock.MOST_PAGES} under a lazy regime, and map takes any number"
+            )
+        page = int(vmapblock.take(self.areas, self.lazy, self.blocks, len(frames), cpu))
+        if page == -Status.NO_SPACE:
+            self.purge(whole=True)
+            page = int(vmapblock.take(self.areas, self.lazy, self.blocks, len(frames), cpu))
+        if page == -Status.NO_CAPACITY:
+            self._grow()
+            page = int(vmapblock.take(self.areas, self.lazy, self.blocks, len(frames), cpu))
+        if page < 0:
+            return None
+        address = self.start + (page << PAGE_SHIFT)
+        change = self.tables.map(address, frames, 1)
+        if change is None:
+            vmapblock.give(self.areas, self.lazy, self.blocks, page, len(frames))
+            return None
+        self.retained_tables += change.added - change.removed
+        return address, change
+
+    def unmap_in_block(self, address: int, count: int) -> npt.NDArray[np.int64]:
+        """Clear what :meth:`map_in_block` mapped and return the frames (``vm_unmap_ram``).
+
+        Raises
+        ------
+        ConfigurationError
+            If no so many pages are mapped there in a block.
+        """
+        page = (address - self.start) >> PAGE_SHIFT
+        node = int(vmap.find(self.areas, page)) if 0 <= page < self.pages else -1
+        if self.lazy is None or node < 0 or self.lazy.state[node] != State.BLOCK or address % PAGE_BYTES:
+            raise ConfigurationError(f"no block holds {address:#x}; pass what mapping in a block returned")
+        frames = self.tables.unmap(address, count)
+        vmapblock.give(self.areas, self.lazy, self.blocks, page, count)
+        self._purge_if_due()
+        return frames
+
     def undo(self, address: int, added: int, level: int = 1) -> None:
         """Take back what mapping the latest range did, with the tables that it added (it removed none)."""
         page, pages = self._range_at(address)
@@ -267,7 +328,7 @@ class VmallocArea:
 
     @property
     def ranges(self) -> int:
-        """Number of ranges in use."""
+        """Number of ranges in use, blocks for small mappings left out."""
         reserved = int(self.areas.places[vmap.Place.IN_USE])
         return reserved if self.lazy is None else reserved - int(np.count_nonzero(self.lazy.state != State.BUSY))
 
@@ -283,5 +344,6 @@ class VmallocArea:
         twin.tables = tables
         twin.areas = copied(self.areas)
         twin.lazy = None if self.lazy is None else copied(self.lazy)
+        twin.blocks = copied(self.blocks)
         twin.purged = list(self.purged)
         return twin

@@ -203,6 +203,14 @@ class Cause(IntEnum):
     """Those after which it was not."""
     OOM_KILL = 89
     """Processes killed for want of memory."""
+    BLOCK_TAKE = 90
+    """Small mappings that got their addresses from a CPU's block."""
+    BLOCK_GIVE = 91
+    """Such mappings that were given back."""
+    BLOCK_NEW = 92
+    """Blocks made for them."""
+    BLOCK_STEP = 93
+    """Blocks passed over because they had too few pages left."""
 
 
 COUNTERS = len(Cause)

@@ -33,6 +33,8 @@ class State(IntEnum):
     """Freed, waiting for a purge."""
     POOLED = 2
     """Flushed, ready to be handed out again."""
+    BLOCK = 3
+    """In use, in small parts (:mod:`vckernels.vmapblock`)."""
 
 
 class Place(IntEnum):

@@ -203,10 +203,12 @@ def operations_by_hand(counts: npt.NDArray[np.int64], linux: LinuxPreset, cpu: C
         "split": costs.split_ns.value * events["SPLIT"],
         "merge": costs.merge_ns.value * events["MERGE"],
         "area reservation": costs.area_reserve_ns.value * events["AREA_RESERVE"]
-        + costs.area_pool_ns.value * events["AREA_POOL_HIT"],
+        + costs.area_pool_ns.value * events["AREA_POOL_HIT"]
+        + costs.block_part_ns.value * events["BLOCK_TAKE"],
         "area search": costs.area_search_step_ns.value * further,
         "area release": costs.area_release_ns.value * events["AREA_RELEASE"]
-        + costs.area_lazy_ns.value * events["AREA_LAZY_FREE"],
+        + costs.area_lazy_ns.value * events["AREA_LAZY_FREE"]
+        + costs.block_part_ns.value * events["BLOCK_GIVE"],
         "entry write": costs.entry_write_ns.value * events["ENTRY_WRITE"],
         "table page": costs.table_page_ns.value * events["TABLE_PAGE"],
         "struct page": costs.struct_page_ns.value * events["STRUCT_PAGE"],

@@ -44,7 +44,9 @@ def waiting(system: System) -> set[int]:
     area = system.vmalloc_area
     found: set[int] = set()
     if area.lazy is not None:
-        for node in np.flatnonzero(area.lazy.state == lazyareas.State.LAZY).tolist():
+        # What was given back of a block waits for the rest of it.
+        waits = (area.lazy.state == lazyareas.State.LAZY) | (area.lazy.state == lazyareas.State.BLOCK)
+        for node in np.flatnonzero(waits).tolist():
             start, pages = int(area.areas.start[node]), int(area.areas.pages[node])
             found |= {area.start + (page << PAGE_SHIFT) for page in range(start, start + pages)}
     return found
@@ -126,6 +128,58 @@ def test_a_range_that_fits_nowhere_makes_what_waits_be_given_back() -> None:
     assert system.vmalloc_area.waiting_pages == 0
     assert check(system) == 0
     assert system.ledger.counts[Cause.INTERRUPT] == 1
+
+
+@pytest.mark.parametrize("unmap", ["2.6.28", "lazy"])
+def test_small_mappings_in_blocks(unmap: str) -> None:
+    system = machine(unmap)
+    frames = system.alloc_pages(3, GFP_KERNEL).frames
+    limit = 1500
+    assert system.vmalloc_area.lazy is not None
+    system.vmalloc_area.lazy.places[lazyareas.Place.LIMIT] = limit
+    stale = 0
+    for number in range(3 * 256):
+        cpu = number % 2
+        address = system.vm_map_ram(frames[:4], cpu)
+        expected = [int(frame) << PAGE_SHIFT for frame in frames[:4]]
+        pages = np.array([address + PAGE_BYTES * page for page in range(4)], np.uint64)
+        assert system.page_tables.translate(pages).tolist() == expected
+        system.access_at(np.array([address], np.uint64), 4 * PAGE_BYTES, np.arange(4) * PAGE_BYTES, cpu=cpu)
+        system.vm_unmap_ram(address, 4)
+        assert (system.page_tables.translate(pages) == -1).all()
+        if number % 64 == 0:
+            stale += check(system)
+    assert stale > 0
+    counts = system.ledger.counts
+    assert (counts[Cause.BLOCK_TAKE], counts[Cause.BLOCK_GIVE]) == (768, 768)
+    # Two blocks of 1024 pages are more than may wait: one purge; the other CPU's second block is half full.
+    assert counts[Cause.INTERRUPT] == counts[Cause.AREA_PURGE] == 1
+    system.vmalloc_area.purge(whole=True)
+    system.purge_vmalloc_area()
+    assert check(system) == 0
+    assert system.vmalloc_area.ranges == 1
+
+
+def test_what_is_no_small_mapping_is_refused() -> None:
+    system = machine("lazy")
+    page = system.alloc_pages(2, GFP_KERNEL)
+    address = system.vm_map_ram(page.frames)
+    for what, arguments in (
+        (system.vm_map_ram, (np.zeros(65, np.int64),)),
+        (system.vm_map_ram, (page.frames, 2)),
+        (system.vm_map_ram, ([-1],)),
+        (system.vm_unmap_ram, (page.address, 4)),
+        (system.vm_unmap_ram, (address, 5)),
+        (system.vm_unmap_ram, (address + 1, 4)),
+        (system.vunmap, (address,)),
+        (machine("range").vm_map_ram, (page.frames,)),
+    ):
+        with pytest.raises(ConfigurationError):
+            what(*arguments)
+    assert system.vmalloc_area.ranges == 1
+    system.vm_unmap_ram(address, 4)
+    with pytest.raises(ConfigurationError):
+        system.vm_unmap_ram(address, 4)
 
 
 def test_how_much_waits_grows_with_the_number_of_cpus() -> None:

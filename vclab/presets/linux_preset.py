@@ -56,7 +56,8 @@ class Costs(Model):
     the other CPUs per flush. ``migrate_page``: moving one 4 KiB page, copy included. ``area_pool``: an area that is
     ready in a pool, structures included. ``area_lazy``: letting an area wait, beside its release. ``broadcast``: one
     instruction that makes all CPUs invalidate; ``broadcast_wait``: until they have. ``compact_scan``, ``reclaim_scan``:
-    looking at one frame; ``reclaim_page``: freeing one 4 KiB page that was in use.
+    looking at one frame; ``reclaim_page``: freeing one 4 KiB page that was in use. ``block_part``: taking a small
+    mapping's addresses from a CPU's block, or giving them back.
     """
 
     allocation_ns: Cost
@@ -83,6 +84,7 @@ class Costs(Model):
     compact_scan_ns: Cost
     reclaim_scan_ns: Cost
     reclaim_page_ns: Cost
+    block_part_ns: Cost
 
 
 class Devices(Model):
