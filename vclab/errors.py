@@ -23,6 +23,10 @@ class InvalidFree(VclabError):
     """A page or block that is not allocated, or not as the caller says."""
 
 
+class ConservationError(VclabError):
+    """A frame that is in no state or in two, or a count that disagrees with the frames: the model is at fault."""
+
+
 class FragmentationNotReached(VclabError):
     """Ageing ended before index and free share were met.
 

@@ -14,6 +14,10 @@ class Gfp(IntFlag):
     """Flags of a request for pages."""
 
     NONE = 0
+    DMA = 1 << 0
+    """Below 16 MiB."""
+    DMA32 = 1 << 2
+    """Below 4 GiB."""
     MOVABLE = 1 << 3
     RECLAIMABLE = 1 << 4
     HIGH = 1 << 5
@@ -48,3 +52,10 @@ def migratetype(flags: int) -> int:
     if int(flags) & both == both:
         raise ConfigurationError(f"flags {int(flags):#x} are both movable and reclaimable; pass one of the two")
     return (int(flags) & both) >> 3
+
+
+def highest_zone(flags: int) -> str:
+    """Return the highest zone that may serve a request: "DMA", "DMA32" or "Normal" (``gfp_zone``)."""
+    if int(flags) & Gfp.DMA:
+        return "DMA"
+    return "DMA32" if int(flags) & Gfp.DMA32 else "Normal"

@@ -160,8 +160,9 @@ def price_operations(
     # A reservation's price includes the search that a fresh area needs: one step.
     steps = np.maximum(counts[..., Cause.AREA_STEP] - counts[..., Cause.AREA_RESERVE], 0)
     parts = (
-        price("allocation_ns") * counts[..., Cause.ALLOCATION],
-        price("free_ns") * counts[..., Cause.FREE],
+        price("allocation_ns") * counts[..., Cause.ALLOCATION]
+        + price("per_cpu_allocation_ns") * counts[..., Cause.PER_CPU_ALLOCATION],
+        price("free_ns") * counts[..., Cause.FREE] + price("per_cpu_free_ns") * counts[..., Cause.PER_CPU_FREE],
         price("split_ns") * counts[..., Cause.SPLIT],
         price("merge_ns") * counts[..., Cause.MERGE],
         price("area_reserve_ns") * counts[..., Cause.AREA_RESERVE]

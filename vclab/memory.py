@@ -44,9 +44,18 @@ class Zone:
         Size in frames, a multiple of 1024.
     buddy : Buddy, optional
         Allocator state to adopt; without it all frames become free blocks of the largest order, lowest first.
+    own_limits : int64[LIMITS], optional
+        Watermarks and what goes with them, kept up to date by the allocator that has them.
     """
 
-    def __init__(self, name: str, first_frame: int, frames: int, buddy: Buddy | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        first_frame: int,
+        frames: int,
+        buddy: Buddy | None = None,
+        own_limits: npt.NDArray[np.int64] | None = None,
+    ) -> None:
         if frames <= 0 or frames % FRAMES_PER_BLOCK or first_frame % FRAMES_PER_BLOCK:
             raise ConfigurationError(
                 f"zone {name} of {frames} frames from {first_frame} is not made of whole 4 MiB blocks; use a multiple"
@@ -54,10 +63,10 @@ class Zone:
         self.name = name
         self.first_frame = first_frame
         self.frames = frames
+        self.own_limits = own_limits
         self.buddy = buddy_kernels.new_buddy(frames, lists=LRU_LISTS) if buddy is None else buddy
         if buddy is None:
-            blocks = np.arange(0, frames, FRAMES_PER_BLOCK, dtype=np.int64)
-            buddy_kernels.free_at_boot(self.buddy, blocks, np.full(len(blocks), MAX_ORDER, np.int8), True)
+            free_whole_blocks(self.buddy)
 
     def allocate(self, order: int, migratetype: int) -> int:
         """Return the first frame of a new block of 2**order frames, or -1 where no block can serve."""
@@ -97,8 +106,11 @@ class Zone:
     def limits(self, cpus: int = 1) -> npt.NDArray[np.int64]:
         """Return watermarks and what goes with them, as the kernel derives them from the zone's size.
 
-        int64[LIMITS], by :class:`vckernels.watermark.Limit`; the zone is the machine's only one.
+        int64[LIMITS], by :class:`vckernels.watermark.Limit`: the allocator's own where it has any, else those of a zone
+        of Linux 6.18 that is the machine's only one.
         """
+        if self.own_limits is not None:
+            return self.own_limits
         managed = self.managed
         return kernel_limits(zone_limits([ZoneSize(self.name, managed, managed)], cpus)[0])
 
@@ -132,16 +144,17 @@ class Zone:
         return free
 
     def audit(self) -> int:
-        """Return 0 if every frame is in exactly one state and all lists are whole, else which check failed."""
+        """Return 0 if every frame is in exactly one state and all free lists are whole, else which check failed."""
         return int(claim.audit(self.buddy, np.zeros((ORDERS, TYPES), np.int64)))
 
     def copy(self) -> Zone:
         """Return an independent zone in the same state."""
-        return Zone(self.name, self.first_frame, self.frames, copied(self.buddy))
+        limits = None if self.own_limits is None else self.own_limits.copy()
+        return Zone(self.name, self.first_frame, self.frames, copied(self.buddy), limits)
 
 
 class Memory:
-    """All zones of a machine; today one.
+    """All zones of a machine, whose requests the last serves, from its free lists.
 
     Parameters
     ----------
@@ -261,6 +274,12 @@ def kernel_limits(limits: ZoneLimits) -> npt.NDArray[np.int64]:
     )
 
 
+def free_whole_blocks(buddy: Buddy) -> None:
+    """Put a zone of holes on its free lists in blocks of the largest order, lowest first."""
+    blocks = np.arange(0, len(buddy.state), FRAMES_PER_BLOCK, dtype=np.int64)
+    buddy_kernels.free_at_boot(buddy, blocks, np.full(len(blocks), MAX_ORDER, np.int8), True)
+
+
 def empty_zone(frames: int) -> Zone:
     """Return a zone that starts empty at frame 0, all blocks of the largest order and movable."""
     return Zone("Normal", 0, frames)
@@ -273,5 +292,6 @@ __all__ = [
     "Zone",
     "empty_zone",
     "fragmentation_index",
+    "free_whole_blocks",
     "unusable_free_index",
 ]

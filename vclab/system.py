@@ -12,8 +12,9 @@ from vckernels.allocflags import AllocFlag
 from vckernels.causes import Cause
 from vckernels.mmu import Target
 from vckernels.watermark import wmark_frames
-from vclab import presets, recordings
+from vclab import audit, presets, recordings
 from vclab.ageing import Ageing, Goal, learn
+from vclab.allocator import boot_memory
 from vclab.background import Background, BackgroundState, place_background
 from vclab.compound import CompoundAllocator, CompoundPage
 from vclab.errors import ConfigurationError
@@ -22,7 +23,7 @@ from vclab.gfp import GFP_KERNEL, Gfp
 from vclab.kerneltexts import kernel_text
 from vclab.ledger import AccessCost, Ledger, no_counts, price_access
 from vclab.mapping import DirectMap, PageTables
-from vclab.memory import FRAMES_PER_BLOCK, Memory, empty_zone
+from vclab.memory import FRAMES_PER_BLOCK, Memory
 from vclab.mmu import Mmu, MmuOptions
 from vclab.movable import MovablePages, PageMix
 from vclab.policies import find_policy
@@ -44,13 +45,15 @@ SPLIT_STREAM = 0x5711
 #: And those that tell what movable pages are.
 POPULATION_STREAM = 0x9A6E
 DEFAULT_RECORDING = "compile"
+#: The release of every recorded machine.
+RECORDED_RELEASE = "6.18"
 
 
 def _presets_with(matches: Sequence[CpuPreset]) -> str:
     return ", ".join(preset.name for preset in matches) or "none"
 
 
-def check_paging(cpu: str, levels: int | None, direct_map: str) -> tuple[int, int]:
+def check_paging(cpu: str, levels: int | None, direct_map: str, linux: LinuxPreset | None = None) -> tuple[int, int]:
     """Return the page-table levels and the direct map's leaf level of a CPU.
 
     Parameters
@@ -58,18 +61,27 @@ def check_paging(cpu: str, levels: int | None, direct_map: str) -> tuple[int, in
     cpu : str
         Name of a preset.
     levels : int or None
-        None: as many as the CPU has.
+        None: as many as the CPU has, and the kernel can use.
     direct_map : str
         "4K", "2M" or "1G".
+    linux : LinuxPreset, optional
+        The kernel whose address spaces there are; without it, any.
 
     Raises
     ------
     ConfigurationError
-        Naming the presets that have what this CPU lacks.
+        Naming the presets that have what this CPU or kernel lacks.
     """
     paging = presets.cpu(cpu).paging
     every = [presets.cpu(name) for name in presets.cpu_names()]
-    wanted = max(paging.levels.value) if levels is None else levels
+    usable = paging.levels.value if linux is None else [space.levels for space in linux.address_space]
+    wanted = max(count for count in paging.levels.value if count in usable) if levels is None else levels
+    if linux is not None and wanted in paging.levels.value and wanted not in usable:
+        others = [presets.linux(name) for name in presets.linux_names()]
+        names = [one.name for one in others if wanted in [space.levels for space in one.address_space]]
+        raise ConfigurationError(
+            f"linux {linux.name} has no {wanted}-level paging; presets that have it: {', '.join(names)}"
+        )
     if wanted not in paging.levels.value:
         having = _presets_with([preset for preset in every if wanted in preset.paging.levels.value])
         raise ConfigurationError(f"cpu {cpu} has no {wanted}-level paging; presets that have it: {having}")
@@ -119,6 +131,9 @@ class System:
         :data:`vclab.vmalloc_area.UNMAPPINGS`. "range": at each free; "lazy": as 6.18; "2.6.28"; "eager": as 2.6.24.
     flush : str
         "ipi": other CPUs are interrupted and flush by themselves; "invlpgb": the flush is broadcast in hardware.
+    allocator : str
+        What requests for frames meet; see :data:`vclab.allocator.ALLOCATORS`. "free-lists": one zone, all of whose
+        frames are to be had; "full": zones with watermarks and per-CPU lists.
 
     Raises
     ------
@@ -144,11 +159,12 @@ class System:
         direct_map_split: float = 0.0,
         unmap: str = "range",
         flush: str = "ipi",
+        allocator: str = "free-lists",
     ) -> None:
         self.cpu = presets.cpu(cpu)
         self.linux = presets.linux(linux) if isinstance(linux, str) else linux
         chosen = find_policy(policy)
-        levels, level = check_paging(cpu, levels, direct_map)
+        levels, level = check_paging(cpu, levels, direct_map, self.linux)
         paging = self.cpu.paging
         if seed < 0:
             raise ConfigurationError(f"seed {seed} does not exist; use 0 or more")
@@ -156,16 +172,16 @@ class System:
             raise ConfigurationError(f"a machine with {cpus} CPUs does not exist; use 1 or more")
         check_mechanism(flush, self.cpu)
         self.flush = flush
+        self.layout = next(space for space in self.linux.address_space if space.levels == levels)
         self.seed = seed
         self.direct_map_size = direct_map
-        self.memory = _boot_memory(memory, recording)
+        self.memory = _boot_memory(memory, recording, self.linux, cpus, allocator)
         if isolation is None:
             isolation = self.linux.page_table_isolation.value and self.cpu.isolation.meltdown.value
         self.isolation = isolation
         self.page_tables = PageTables(
             self.memory, levels, paging.physical_bits.value, "1G" in paging.page_sizes.value, not isolation
         )
-        self.layout = next(space for space in self.linux.address_space if space.levels == levels)
         self.direct_map = DirectMap(
             self.page_tables, self.layout, level, direct_map_split, np.random.default_rng([seed, SPLIT_STREAM])
         )
@@ -709,8 +725,26 @@ class System:
         if self.movable is not None:
             held.append(self.movable.frames())
         owned = np.zeros(zone.frames, np.bool_)
-        owned[np.concatenate(held) - zone.first_frame] = True
+        local = np.concatenate(held) - zone.first_frame
+        owned[local[local >= 0]] = True
         return owned
+
+    def audit(self) -> None:
+        """Check that each frame is in exactly one state, and that lists, counts and owners agree with that.
+
+        Raises
+        ------
+        ConservationError
+            If not: the model is at fault.
+        """
+        blocks = [("page tables", self.page_tables.frames(), 0)]
+        for page in self.pages:
+            if not page.is_virtual:
+                blocks.append((f"page at {page.address:#x}", page.frames[:1], page.order))
+            elif page.mapping_level == 1:
+                blocks.append((f"page at {page.address:#x}", page.frames, 0))
+        movable = None if self.movable is None else (self.movable.zone, self.movable.pages)
+        audit.check(self.memory, movable, blocks)
 
     def buddyinfo(self) -> npt.NDArray[np.int64]:
         """Return free blocks by zone and order, int64[zones, 11]."""
@@ -775,18 +809,16 @@ class System:
         return twin
 
     def __repr__(self) -> str:
-        zone = self.memory.zone
         return (
-            f"<System {self.cpu.name}, Linux {self.linux.name}, {format_bytes(zone.frames * PAGE_BYTES)}, "
-            f"{self.compound.policy.name}, {zone.free_frames / zone.managed:.0%} free>"
+            f"<System {self.cpu.name}, Linux {self.linux.name}, {format_bytes(self.memory.frames * PAGE_BYTES)}, "
+            f"{self.compound.policy.name}, {self.memory.free_share:.0%} free>"
         )
 
     def _repr_html_(self) -> str:
-        zone = self.memory.zone
         rows = {
             "CPU": self.cpu.title,
             "kernel": self.linux.title,
-            "memory": f"{format_bytes(zone.frames * PAGE_BYTES)}, {self.memory.free_share:.1%} free",
+            "memory": f"{format_bytes(self.memory.frames * PAGE_BYTES)}, {self.memory.free_share:.1%} free",
             "policy": f"{self.compound.policy.name}: {self.compound.policy.summary}",
             "page tables": f"{self.page_tables.levels} levels, {self.page_tables.count} tables, "
             f"direct map in {self.direct_map_size} pages",
@@ -809,10 +841,16 @@ def _batches(offsets: Any) -> Iterator[npt.NDArray[np.int64]]:
         yield np.ascontiguousarray(numbers, np.int64).ravel()
 
 
-def _boot_memory(memory: str | int, recording: str) -> Memory:
+def _boot_memory(memory: str | int, recording: str, linux: LinuxPreset, cpus: int, allocator: str) -> Memory:
     if memory == RECORDED:
+        recorded = presets.linux(RECORDED_RELEASE)
+        if allocator != "free-lists" or linux.allocator != recorded.allocator:
+            raise ConfigurationError(
+                f"memory={RECORDED!r} is one zone under Linux {RECORDED_RELEASE}, without its per-CPU lists; "
+                f"use allocator 'free-lists' and the rules of that release, or a size"
+            )
         return Memory([recorded_zone(recordings.load(recording))])
-    return Memory([empty_zone(check_size(memory) >> PAGE_SHIFT)])
+    return boot_memory(linux, check_size(memory) >> PAGE_SHIFT, cpus, allocator)
 
 
 def check_size(memory: str | int) -> int:

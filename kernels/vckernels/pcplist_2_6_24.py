@@ -1,7 +1,8 @@
 """Per-CPU lists of Linux 2.6.23 and 2.6.24: a hot and a cold one of single frames, whatever their migratetype.
 
 A request searches its list for a frame of its type; without one the list is filled at its head, in the order in which
-frames come. Freed frames go to the head, and once the list is at its limit, a batch of the tail goes back. Rules:
+frames come. Freed frames go to the head, and once the list is at its limit (``HIGH_MAX`` for the hot one, six batches;
+``HIGH_MIN`` for the cold one, two), a batch of the tail goes back. Rules:
 ``mm/page_alloc.c``: ``buffered_rmqueue``, ``rmqueue_bulk``, ``free_hot_cold_page``, ``free_pages_bulk``,
 ``setup_pageset``.
 """
@@ -37,8 +38,8 @@ def _batch(zone: Zone, number: int) -> int:
 
 @kernel(inline=True)
 def _high(zone: Zone, number: int) -> int:
-    """Return how many frames a list holds at most: six batches, the cold one two."""
-    return (2 if number == COLD else 6) * zone.limits[Limit.BATCH]
+    """Return at how many frames a list gives a batch back."""
+    return zone.limits[Limit.HIGH_MIN] if number == COLD else zone.limits[Limit.HIGH_MAX]
 
 
 @kernel

@@ -54,7 +54,7 @@ class Limit(IntEnum):
     BATCH = 13
     """Frames moved at once between a per-CPU list and the zone, at least."""
     HIGH_MIN = 14
-    """Bounds of what a CPU's lists may hold."""
+    """Bounds of what a CPU's lists may hold; with two lists, what the cold and the hot one may."""
     HIGH_MAX = 15
     BELOW_HIGH = 16
     """1 while the zone was last seen below its high watermark (``ZONE_BELOW_HIGH``)."""

@@ -83,7 +83,8 @@ class ZonePair:
         self.pair.kernel.options[Option.PER_CPU] = RULES[rule]
         reserved = 512 * self.pair.plain.types.count(3) if release == "6.18" else 0
         if release != "6.18":
-            limits = {**limits, "boost_most": 0}
+            batch = limits["batch"]
+            limits = {**limits, "boost_most": 0, "high_min": 2 * batch, "high_max": 6 * batch}
         given = {"managed": frames, "highatomic_reserved": reserved, **limits}
         fresh = zones.new_zone(frames, watermark.new_limits(**given), cpus)
         self.kernel = zones.Zone(self.pair.kernel, fresh.limits, fresh.per_cpu)

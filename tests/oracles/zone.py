@@ -292,18 +292,18 @@ class PlainZone:
         return given
 
     def push_two(self, cpu: Cpu, frame: int, cold: bool) -> None:
-        """Put a freed frame first; at six batches (cold: two) one goes back."""
+        """Put a freed frame first; at the limit a batch goes back."""
         cpu.lists[cold].appendleft(frame)
         self.held[frame] = 0, self.buddy.type_of(frame)
         self.events["PER_CPU_FREE"] += 1
         batch = self.limits["batch"]
         if cold:
             cpu.cold_count += 1
-            if cpu.cold_count >= 2 * batch:
+            if cpu.cold_count >= self.limits["high_min"]:
                 self.drain_two(cpu, 1, max(batch // 2, 1))
         else:
             cpu.count += 1
-            if cpu.count >= 6 * batch:
+            if cpu.count >= self.limits["high_max"]:
                 self.drain_two(cpu, 0, max(batch, 1))
 
     # Freeing

@@ -198,8 +198,9 @@ def operations_by_hand(counts: npt.NDArray[np.int64], linux: LinuxPreset, cpu: C
     )
     further = max(events["AREA_STEP"] - events["AREA_RESERVE"], 0)
     return {
-        "block allocation": costs.allocation_ns.value * events["ALLOCATION"],
-        "block free": costs.free_ns.value * events["FREE"],
+        "block allocation": costs.allocation_ns.value * events["ALLOCATION"]
+        + costs.per_cpu_allocation_ns.value * events["PER_CPU_ALLOCATION"],
+        "block free": costs.free_ns.value * events["FREE"] + costs.per_cpu_free_ns.value * events["PER_CPU_FREE"],
         "split": costs.split_ns.value * events["SPLIT"],
         "merge": costs.merge_ns.value * events["MERGE"],
         "area reservation": costs.area_reserve_ns.value * events["AREA_RESERVE"]

@@ -17,7 +17,7 @@ from vclab.units import PAGE_SIZES
 
 CPU_FOLDER = Path(presets.__file__).parent / "cpu"
 LINUX_FOLDER = Path(presets.__file__).parent / "linux"
-KERNEL_FILE = re.compile(r"Linux \d+\.\d+, (?:\w+/)+\w+\.(?:c|h|rst)\b")
+KERNEL_FILE = re.compile(r"Linux (?:2\.6\.)?\d+(?:\.\d+)?, (?:[\w-]+/)+[\w-]+\.(?:c|h|rst|txt)\b")
 ALL_PRESETS: list[Preset] = [
     *(presets.cpu(name) for name in presets.cpu_names()),
     *(presets.linux(name) for name in presets.linux_names()),
@@ -72,7 +72,7 @@ def refusal(file: Path, model: type[Preset] = CpuPreset) -> str:
 def test_names() -> None:
     assert {"core2", "ice-lake", "k8", "skylake-sp", "zen3"} <= set(presets.cpu_names())
     assert presets.cpu_names() == sorted(presets.cpu_names())
-    assert "6.18" in presets.linux_names()
+    assert presets.linux_names() == ["2.6.23", "2.6.24", "6.18"]
 
 
 @pytest.mark.parametrize("preset", ALL_PRESETS, ids=lambda preset: preset.name)
@@ -196,7 +196,8 @@ def test_measured_costs_are_no_estimates() -> None:
 
 def test_kernels_follow_the_preset() -> None:
     """Rules that the kernels have compiled in are the preset's."""
-    from vckernels import buddy, claim
+    from vckernels import buddy, claim, fallback_2_6_24, pcplist, rules
+    from vclab.allocator import allocator_options
 
     linux = presets.linux("6.18")
     assert linux.page_block_order.value == buddy.PAGEBLOCK_ORDER
@@ -204,6 +205,16 @@ def test_kernels_follow_the_preset() -> None:
     for kind in ("unmovable", "movable", "reclaimable"):
         expected = [buddy.Migratetype[name.upper()] for name in getattr(linux.fallbacks, kind).value]
         assert claim.FALLBACKS[buddy.Migratetype[kind.upper()]].tolist() == expected
+        assert fallback_2_6_24.FALLBACKS[buddy.Migratetype[kind.upper()]].tolist() == [
+            buddy.Migratetype[name.upper()] for name in getattr(presets.linux("2.6.24").fallbacks, kind).value
+        ]
+    for name, options in {
+        "6.18": rules.new_options,
+        "2.6.24": rules.options_2_6_24,
+        "2.6.23": rules.options_2_6_23,
+    }.items():
+        assert allocator_options(presets.linux(name)).tolist() == options().tolist()
+        assert presets.linux(name).costly_order.value == pcplist.COSTLY_ORDER
 
 
 def test_zen3() -> None:
@@ -334,6 +345,36 @@ def test_linux_6_18() -> None:
     assert (preset.guard_pages.value, preset.tlb_single_page_flush_ceiling.value) == (1, 33)
     assert preset.vm_struct_bytes.label == "6.12"
     assert (preset.page_array_kmalloc.value, preset.page_table_isolation.value) == (False, True)
+
+
+def test_linux_of_2007() -> None:
+    new, old = presets.linux("2.6.24"), presets.linux("2.6.23")
+    for preset in (new, old):
+        assert (preset.max_page_order.value, preset.costly_order.value) == (10, 3)
+        assert (preset.vm_struct_bytes.value, preset.vm_struct_allocated_bytes.value) == (56, 64)
+        assert preset.vmap_area_bytes.value == 0
+        assert preset.tlb_single_page_flush_ceiling.value == 0
+        assert (preset.page_array_kmalloc.value, preset.page_table_isolation.value) == (True, False)
+        rules = preset.allocator
+        assert (rules.watermark_check.value, rules.per_cpu_lists.value) == ("halving", "hot-and-cold")
+        assert (rules.merge_likely_to_tail.value, rules.lists_follow_pageblocks.value) == (False, False)
+        assert rules.lowmem_reserve_ratio.value == (256, 256, 32)
+        (space,) = preset.address_space
+        assert (space.levels, space.direct_map_start.value) == (4, 0xFFFF810000000000)
+        assert space.vmalloc_start.value == 0xFFFFC20000000000
+        assert space.vmalloc_start.value + space.vmalloc_bytes.value - 1 == 0xFFFFE1FFFFFFFFFF
+        assert space.vmemmap_start.value == 0xFFFFE20000000000
+    assert new.allocator.migratetypes.value == ("unmovable", "reclaimable", "movable", "reserve")
+    assert (new.allocator.fallback.value, old.allocator.fallback.value) == ("move-largest", "nothing")
+    assert old.allocator.migratetypes.value == old.fallbacks.movable.value == ()
+
+
+def test_prices_of_2007_are_no_lower_than_todays_but_for_a_list_in_the_cache() -> None:
+    now = presets.linux("6.18").costs
+    for name in ("2.6.23", "2.6.24"):
+        then = presets.linux(name).costs
+        for field in set(type(now).model_fields) - {"area_search_step_ns"}:
+            assert getattr(then, field).value >= getattr(now, field).value, field
 
 
 @pytest.mark.parametrize("name", presets.linux_names())

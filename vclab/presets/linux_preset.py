@@ -21,6 +21,29 @@ class Fallbacks(Model):
     reclaimable: Labelled[tuple[Migratetype, ...]]
 
 
+class AllocatorRules(Model):
+    """What differs between releases of the page allocator; :mod:`vckernels.rules` has the meaning of each.
+
+    ``migratetypes``: those that have free lists, in the release's own order; none: one list an order.
+    ``fallback``: what serves a request whose own lists are empty. ``watermark_check``: "block" if one block of a
+    request's size must be free, "halving" if as much as half of the mark, at each order. ``per_cpu_lists``:
+    "many-orders" for lists of orders 0 to 3 and 9 by type, "hot-and-cold" for two of single frames.
+    ``watermark_scale_factor``, ``watermark_boost_factor``: ten-thousandths of a zone, and of its high watermark;
+    0 where there is no such thing. ``lowmem_reserve_ratio``: of DMA, DMA32 and Normal: one frame in so many of those
+    above.
+    """
+
+    migratetypes: Labelled[tuple[Literal["unmovable", "movable", "reclaimable", "highatomic", "reserve"], ...]]
+    fallback: Labelled[Literal["claim-or-steal", "move-largest", "nothing"]]
+    merge_likely_to_tail: Labelled[Switch]
+    lists_follow_pageblocks: Labelled[Switch]
+    watermark_check: Labelled[Literal["block", "halving"]]
+    per_cpu_lists: Labelled[Literal["many-orders", "hot-and-cold"]]
+    watermark_scale_factor: Labelled[WholeNumber]
+    watermark_boost_factor: Labelled[WholeNumber]
+    lowmem_reserve_ratio: Labelled[tuple[Count, Count, Count]]
+
+
 class AddressSpace(Model):
     """Where the kernel's ranges lie without KASLR; addresses are hexadecimal strings in the file.
 
@@ -47,7 +70,8 @@ class Structures(Model):
 class Costs(Model):
     """Prices of operations, in nanoseconds or cycles as the field's name says.
 
-    ``allocation``, ``free``: one block, to or from free lists; ``split``, ``merge``: one halving, one union.
+    ``allocation``, ``free``: one block, to or from free lists; ``per_cpu_allocation``, ``per_cpu_free``: from or to a
+    CPU's list; ``split``, ``merge``: one halving, one union.
     ``area_search_step``: one step of a search for address space. ``area_reserve``, ``area_release``: the
     structures of one vmalloc area and its place in the trees. ``entry_write``: one page-table word.
     ``table_page``: one table, beyond its allocation and zeroing. ``zero_page``, ``copy_page``: 4 KiB.
@@ -62,6 +86,8 @@ class Costs(Model):
 
     allocation_ns: Cost
     free_ns: Cost
+    per_cpu_allocation_ns: Cost
+    per_cpu_free_ns: Cost
     split_ns: Cost
     merge_ns: Cost
     area_search_step_ns: Cost
@@ -103,7 +129,8 @@ class LinuxPreset(Preset):
     """A Linux rule set; each number's label names the release it was read from.
 
     ``page_array_kmalloc``: whether an area's array of pages is allocated physically contiguous even where it is
-    longer than a page. ``page_table_isolation`` takes effect on CPUs whose ``isolation.meltdown`` is true.
+    longer than a page. ``tlb_single_page_flush_ceiling``: pages of kernel memory that are flushed one by one at most;
+    0: every flush is of everything. ``page_table_isolation`` takes effect on CPUs whose ``isolation.meltdown`` is true.
     ``structures``: sizes of other releases, to compare them under these rules.
     """
 
@@ -117,9 +144,10 @@ class LinuxPreset(Preset):
     page_array_kmalloc: Labelled[Switch]
     table_entry_bytes: Labelled[Count]
     guard_pages: Labelled[Count]
-    tlb_single_page_flush_ceiling: Labelled[Count]
+    tlb_single_page_flush_ceiling: Labelled[WholeNumber]
     page_table_isolation: Labelled[Switch]
     fallbacks: Fallbacks
+    allocator: AllocatorRules
     costs: Costs
     devices: Devices
     address_space: tuple[AddressSpace, ...]
