@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from vclab import streams
+from vclab.boot import check_paging
 from vclab.errors import ConfigurationError
 from vclab.ledger import AccessCost
 from vclab.mapping import leaf_frames
-from vclab.system import System, check_paging
+from vclab.system import System
 from vclab.units import PAGE_BYTES, parse_bytes
 
 #: Accesses of the steady phase, at least; whole laps.

@@ -7,7 +7,7 @@ from the free lists (waking kswapd, reclaim, compaction, waiting for memory) is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
@@ -165,7 +165,7 @@ POLICIES = {
             heeds_flag=True,
         ),
         Policy(
-            "early-fallback",
+            "early-fallback-6.18",
             "one try without direct reclaim, then virtual (kvmalloc of 6.18)",
             _early_fallback(_flags_of_6_18),
             heeds_flag=True,
@@ -199,8 +199,32 @@ POLICIES = {
 }
 
 
-def find_policy(name: str) -> Policy:
-    """Return a policy by name; ``ConfigurationError`` lists what exists if it does not."""
+EARLY_FALLBACK = "early-fallback"
+"""The variant that is the rule set's own."""
+
+
+def policy_names() -> tuple[str, ...]:
+    """Return what policies can be asked for."""
+    return (*POLICIES, EARLY_FALLBACK)
+
+
+def find_policy(name: str, early_fallback: str = "6.18") -> Policy:
+    """Return a policy by name.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`policy_names`.
+    early_fallback : str
+        The variant that ``early-fallback`` means: "v3", "6.12" or "6.18".
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such policy, naming those that exist.
+    """
+    if name == EARLY_FALLBACK:
+        return replace(POLICIES[f"{EARLY_FALLBACK}-{early_fallback}"], name=EARLY_FALLBACK)
     if name not in POLICIES:
-        raise ConfigurationError(f"policy {name!r} does not exist; there are {', '.join(POLICIES)}")
+        raise ConfigurationError(f"policy {name!r} does not exist; there are {', '.join(policy_names())}")
     return POLICIES[name]

@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vckernels.allocflags import AllocFlag
 from vckernels.causes import Cause
 from vckernels.mmu import Target
-from vckernels.watermark import wmark_frames
-from vclab import audit, presets, recordings
+from vclab import audit, presets
 from vclab.ageing import Ageing, Goal, learn
-from vclab.allocator import boot_memory
 from vclab.background import Background, BackgroundState, place_background
+from vclab.boot import DEFAULT_RECORDING, RECORDED_RELEASE, boot_machine, check_paging
 from vclab.compound import CompoundAllocator, CompoundPage
 from vclab.errors import ConfigurationError
 from vclab.fragmentation import extfrag_for_order, fragmentation_index, unusable_free_index
@@ -23,73 +21,23 @@ from vclab.gfp import GFP_KERNEL, Gfp
 from vclab.kerneltexts import kernel_text
 from vclab.ledger import AccessCost, Ledger, no_counts, price_access
 from vclab.mapping import DirectMap, PageTables
-from vclab.memory import FRAMES_PER_BLOCK, Memory
 from vclab.mmu import Mmu, MmuOptions
 from vclab.movable import MovablePages, PageMix
 from vclab.policies import find_policy
-from vclab.presets import CpuPreset, LinuxPreset
-from vclab.recorded import recorded_zone
+from vclab.presets import LinuxPreset
+from vclab.pressure import Pressure
 from vclab.shootdown import check_mechanism, flush_all, flush_kernel_range
-from vclab.slowpath import Effort, SlowPath
-from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes, page_level, parse_bytes
+from vclab.slowpath import Effort
+from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes, parse_bytes
 from vclab.usage import Use, use_pages
 from vclab.userpages import UserRegion
 from vclab.vmalloc_area import VmallocArea, find_unmapping
 from vclab.vmemmap import Vmemmap, frames_with_vmemmap
 
-#: Most memory of a machine; the allocator's links are 32 bits wide.
-MAX_BYTES = 4 << 40
-RECORDED = "recorded"
 #: Tells the random numbers that break the direct map from others of the same seed.
 SPLIT_STREAM = 0x5711
 #: And those that tell what movable pages are.
 POPULATION_STREAM = 0x9A6E
-DEFAULT_RECORDING = "compile"
-#: The release of every recorded machine.
-RECORDED_RELEASE = "6.18"
-
-
-def _presets_with(matches: Sequence[CpuPreset]) -> str:
-    return ", ".join(preset.name for preset in matches) or "none"
-
-
-def check_paging(cpu: str, levels: int | None, direct_map: str, linux: LinuxPreset | None = None) -> tuple[int, int]:
-    """Return the page-table levels and the direct map's leaf level of a CPU.
-
-    Parameters
-    ----------
-    cpu : str
-        Name of a preset.
-    levels : int or None
-        None: as many as the CPU has, and the kernel can use.
-    direct_map : str
-        "4K", "2M" or "1G".
-    linux : LinuxPreset, optional
-        The kernel whose address spaces there are; without it, any.
-
-    Raises
-    ------
-    ConfigurationError
-        Naming the presets that have what this CPU or kernel lacks.
-    """
-    paging = presets.cpu(cpu).paging
-    every = [presets.cpu(name) for name in presets.cpu_names()]
-    usable = paging.levels.value if linux is None else [space.levels for space in linux.address_space]
-    wanted = max(count for count in paging.levels.value if count in usable) if levels is None else levels
-    if linux is not None and wanted in paging.levels.value and wanted not in usable:
-        others = [presets.linux(name) for name in presets.linux_names()]
-        names = [one.name for one in others if wanted in [space.levels for space in one.address_space]]
-        raise ConfigurationError(
-            f"linux {linux.name} has no {wanted}-level paging; presets that have it: {', '.join(names)}"
-        )
-    if wanted not in paging.levels.value:
-        having = _presets_with([preset for preset in every if wanted in preset.paging.levels.value])
-        raise ConfigurationError(f"cpu {cpu} has no {wanted}-level paging; presets that have it: {having}")
-    level = page_level(direct_map)
-    if direct_map not in paging.page_sizes.value:
-        having = _presets_with([preset for preset in every if direct_map in preset.paging.page_sizes.value])
-        raise ConfigurationError(f"cpu {cpu} has no {direct_map} pages; presets that have them: {having}")
-    return wanted, level
 
 
 class System:
@@ -163,7 +111,7 @@ class System:
     ) -> None:
         self.cpu = presets.cpu(cpu)
         self.linux = presets.linux(linux) if isinstance(linux, str) else linux
-        chosen = find_policy(policy)
+        chosen = find_policy(policy, self.linux.early_fallback.value)
         levels, level = check_paging(cpu, levels, direct_map, self.linux)
         paging = self.cpu.paging
         if seed < 0:
@@ -172,10 +120,11 @@ class System:
             raise ConfigurationError(f"a machine with {cpus} CPUs does not exist; use 1 or more")
         check_mechanism(flush, self.cpu)
         self.flush = flush
+        self.allocator = allocator
         self.layout = next(space for space in self.linux.address_space if space.levels == levels)
         self.seed = seed
         self.direct_map_size = direct_map
-        self.memory = _boot_memory(memory, recording, self.linux, cpus, allocator)
+        self.memory = boot_machine(memory, recording, self.linux, cpus, allocator)
         if isolation is None:
             isolation = self.linux.page_table_isolation.value and self.cpu.isolation.meltdown.value
         self.isolation = isolation
@@ -196,9 +145,7 @@ class System:
         self.boot_tables = self.page_tables.count
         self._vmemmap: Vmemmap | None = None
         self.operations = no_counts()
-        self.movable: MovablePages | None = None
-        self.slow_path: SlowPath | None = None
-        self.last_effort: Effort | None = None
+        self.pressure: Pressure | None = None
         self.background: BackgroundState | None = None
         self.background_frames = np.empty(0, np.int64)
         if background is not None:
@@ -631,17 +578,38 @@ class System:
 
         Raises
         ------
+        ConfigurationError
+            Under rules other than 6.18's, or with ``allocator="full"``: the slow path meets one zone's free lists.
         OutOfMemory
             If there is no memory for their page tables.
         """
-        zone = self.memory.zone
-        if self.movable is None:
-            limits = zone.limits(len(self.mmus))
+        if self.linux.name != RECORDED_RELEASE or self.allocator != "free-lists":
+            raise ConfigurationError(
+                f"movable pages are not modelled under linux {self.linux.name} with allocator {self.allocator!r}; "
+                f"use linux {RECORDED_RELEASE!r} and allocator 'free-lists'"
+            )
+        if self.pressure is None:
+            zone = self.memory.zone
             frames = parse_bytes(swap, "swap") >> PAGE_SHIFT
-            self.movable = MovablePages(zone, UserRegion(self.page_tables), limits, frames)
-            self._take_pressure(SlowPath(self.movable))
+            movable = MovablePages(zone, UserRegion(self.page_tables), zone.limits(len(self.mmus)), frames)
+            self.pressure = Pressure(movable, self.memory, self.mmus, self.operations)
         rng = np.random.default_rng([self.seed, POPULATION_STREAM])
-        return self.movable.adopt_all(self._owned(), PageMix() if mix is None else mix, rng)
+        return self.pressure.movable.adopt_all(self._owned(), PageMix() if mix is None else mix, rng)
+
+    @property
+    def movable(self) -> MovablePages | None:
+        """The movable pages, None before :meth:`populate`."""
+        return None if self.pressure is None else self.pressure.movable
+
+    @property
+    def last_effort(self) -> Effort | None:
+        """What the last request for frames took; None before :meth:`populate`, or before the first request after."""
+        return None if self.pressure is None else self.pressure.last_effort
+
+    def _under_pressure(self) -> Pressure:
+        if self.pressure is None:
+            raise ConfigurationError("this machine has no movable pages; call populate() after ageing it")
+        return self.pressure
 
     def compact(self, proactiveness: int = 0) -> str:
         """Compact memory and return how that ended (:class:`vckernels.compaction.CompactResult`), in lower case.
@@ -662,12 +630,7 @@ class System:
         """
         if not 0 <= proactiveness <= 100:
             raise ConfigurationError(f"proactiveness {proactiveness} does not exist; it is 0 to 100")
-        if self.movable is None:
-            raise ConfigurationError("this machine has no movable pages; call populate() after ageing it")
-        before = int(self.memory.counters[Cause.MIGRATION_BATCH])
-        result = self.movable.compact_all(proactiveness)
-        self._forget_movable(int(self.memory.counters[Cause.MIGRATION_BATCH]) - before)
-        return result.name.lower().replace("_", " ")
+        return self._under_pressure().compact(proactiveness).name.lower().replace("_", " ")
 
     def use_pages(self, owners: npt.ArrayLike, write: bool = False) -> Use:
         """Let programs use movable pages; those that reclaim took come back, at their addresses, for a price.
@@ -687,34 +650,9 @@ class System:
         ConfigurationError
             If the machine has no movable pages, or a number was never given.
         """
-        if self.movable is None:
-            raise ConfigurationError("this machine has no movable pages; call populate() after ageing it")
+        movable = self._under_pressure().movable
         wanted = np.atleast_1d(np.asarray(owners, np.int64))
-        return use_pages(self.movable, wanted, write, lambda: self.memory.allocate(0, GFP_KERNEL | Gfp.MOVABLE))
-
-    def _take_pressure(self, slow_path: SlowPath) -> None:
-        """Serve requests by the kernel's slow path from now on, watermarks included."""
-        self.slow_path = slow_path
-        self.memory.low_watermark = int(wmark_frames(slow_path.movable.limits, int(AllocFlag.WMARK_LOW)))
-
-        def serve(order: int, flags: Gfp) -> int:
-            before = int(self.memory.counters[Cause.MIGRATION_BATCH])
-            frame, self.last_effort = slow_path.allocate(order, flags)
-            self._forget_movable(int(self.memory.counters[Cause.MIGRATION_BATCH]) - before)
-            return frame
-
-        self.memory.slow_path = serve
-
-    def _forget_movable(self, batches: int) -> None:
-        """Let every CPU forget pages that moved: all its user translations, once a batch (``arch_tlbbatch_flush``)."""
-        assert self.movable is not None
-        if not self.movable.take_forgotten():
-            return
-        for mmu in self.mmus:
-            mmu.flush_local()
-        # Nothing is accessed between batches, so one flush leaves what all would; all are counted.
-        self.operations[Cause.TLB_FLUSH] += max(0, batches - 1) * len(self.mmus)
-        self.operations[Cause.INTERRUPT] += max(1, batches) * (len(self.mmus) > 1)
+        return use_pages(movable, wanted, write, lambda: self.memory.allocate(0, GFP_KERNEL | Gfp.MOVABLE))
 
     def _owned(self) -> npt.NDArray[np.bool_]:
         """Return which frames of the zone start a block that this system itself holds."""
@@ -722,8 +660,8 @@ class System:
         held = [self.page_tables.frames(), self.compound.objects.frames()]
         held += [page.frames for page in self.pages]
         held.append(self.background_frames)
-        if self.movable is not None:
-            held.append(self.movable.frames())
+        if self.pressure is not None:
+            held.append(self.pressure.movable.frames())
         owned = np.zeros(zone.frames, np.bool_)
         local = np.concatenate(held) - zone.first_frame
         owned[local[local >= 0]] = True
@@ -798,13 +736,13 @@ class System:
         twin.memory = self.memory.copy()
         twin.page_tables = self.page_tables.copy(twin.memory)
         twin.vmalloc_area = self.vmalloc_area.copy(twin.page_tables)
-        chosen = self.compound.policy if policy is None else find_policy(policy)
+        chosen = self.compound.policy if policy is None else find_policy(policy, self.linux.early_fallback.value)
         twin.compound = self.compound.copy(twin.memory, twin.page_tables, twin.vmalloc_area, chosen)
         twin.mmus = [mmu.copy() for mmu in self.mmus]
         twin.operations = self.operations.copy()
-        if self.movable is not None:
-            twin.movable = self.movable.copy(twin.memory.zone, twin.page_tables)
-            twin._take_pressure(SlowPath(twin.movable))
+        if self.pressure is not None:
+            movable = self.pressure.movable.copy(twin.memory.zone, twin.page_tables)
+            twin.pressure = Pressure(movable, twin.memory, twin.mmus, twin.operations)
         twin.background = None if self.background is None else self.background.copy()
         return twin
 
@@ -839,33 +777,3 @@ def _batches(offsets: Any) -> Iterator[npt.NDArray[np.int64]]:
         if numbers.size and numbers.dtype.kind not in "iu":
             raise ConfigurationError(f"offsets of type {numbers.dtype} are no byte offsets; pass whole numbers")
         yield np.ascontiguousarray(numbers, np.int64).ravel()
-
-
-def _boot_memory(memory: str | int, recording: str, linux: LinuxPreset, cpus: int, allocator: str) -> Memory:
-    if memory == RECORDED:
-        recorded = presets.linux(RECORDED_RELEASE)
-        if allocator != "free-lists" or linux.allocator != recorded.allocator:
-            raise ConfigurationError(
-                f"memory={RECORDED!r} is one zone under Linux {RECORDED_RELEASE}, without its per-CPU lists; "
-                f"use allocator 'free-lists' and the rules of that release, or a size"
-            )
-        return Memory([recorded_zone(recordings.load(recording))])
-    return boot_memory(linux, check_size(memory) >> PAGE_SHIFT, cpus, allocator)
-
-
-def check_size(memory: str | int) -> int:
-    """Return a machine's size in bytes.
-
-    Raises
-    ------
-    ConfigurationError
-        If no such machine can be modelled.
-    """
-    nbytes = parse_bytes(memory, "memory")
-    block = FRAMES_PER_BLOCK * PAGE_BYTES
-    if nbytes % block or not block <= nbytes <= MAX_BYTES:
-        raise ConfigurationError(
-            f"memory of {memory} cannot be modelled; use a multiple of 4MiB from 4MiB to {format_bytes(MAX_BYTES)}, "
-            f"or {RECORDED!r}"
-        )
-    return nbytes

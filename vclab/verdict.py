@@ -9,7 +9,7 @@ from pathlib import Path
 from vclab.errors import OutOfMemory
 from vclab.gfp import GFP_VFALLBACK
 from vclab.ledger import price_operations
-from vclab.policies import POLICIES
+from vclab.policies import policy_names
 from vclab.system import System
 
 #: Orders asked for: all that the fallback is for.
@@ -39,7 +39,7 @@ class Answer:
     high: float
 
 
-def ask(system: System, policies: Sequence[str] = tuple(POLICIES), orders: Sequence[int] = ORDERS) -> list[Answer]:
+def ask(system: System, policies: Sequence[str] = policy_names(), orders: Sequence[int] = ORDERS) -> list[Answer]:
     """Ask a machine for one page of each order under each policy, each time as it is now.
 
     Parameters

@@ -8,11 +8,12 @@ import xarray as xr
 
 from vckernels.causes import Cause
 from vclab import presets, studies
-from vclab.errors import ConfigurationError
+from vclab.errors import ConfigurationError, ConservationError
 from vclab.presets.prices import Prices
 from vclab.studies import fallback
 from vclab.studies.fallback import measure
 from vclab.studies.fallback.measure import Parameters, Point
+from vclab.system import System
 
 SMALL = {
     "memory": "128MiB",
@@ -313,3 +314,13 @@ def test_bad_parameters_are_refused_at_once(settings: dict[str, object], message
 def test_unknown_study_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="there are fallback"):
         studies.find("nothing")
+
+
+def test_an_audit_can_be_asked_for(parameters: Parameters) -> None:
+    system = System(memory="16MiB", levels=4)
+    asked = parameters.model_copy(update={"audit": True})
+    asked.audited(system)
+    system.memory.zone.buddy.state[1001] = 3
+    parameters.audited(system)
+    with pytest.raises(ConservationError):
+        asked.audited(system)

@@ -83,3 +83,11 @@ def test_a_smaller_page_stands_in_under_min_order() -> None:
         except vclab.OutOfMemory as error:
             assert "policy min-order" in str(error)
             break
+
+
+def test_early_fallback_is_the_rule_sets_own() -> None:
+    assert vclab.System(memory="16MiB", levels=4).compound.policy.plan is POLICIES["early-fallback-6.18"].plan
+    old = vclab.System(memory="16MiB", linux="2.6.24", levels=4)
+    assert old.compound.policy.plan is POLICIES["early-fallback-v3"].plan
+    assert old.compound.policy.name == "early-fallback"
+    assert old.copy("early-fallback").compound.policy.plan is POLICIES["early-fallback-v3"].plan

@@ -9,7 +9,7 @@ from vclab import System, verdict
 from vclab.errors import OutOfMemory
 from vclab.gfp import GFP_VFALLBACK
 from vclab.ledger import price_operations
-from vclab.policies import POLICIES
+from vclab.policies import policy_names
 from vclab.units import PAGE_BYTES
 
 MEMORY = 64 << 20
@@ -34,7 +34,9 @@ def test_answers_are_those_of_the_model_at_the_presets_prices() -> None:
     answers = verdict.ask(system)
     assert (system.ledger.counts == before).all()
     assert not system.pages
-    assert {(answer.policy, answer.order) for answer in answers} == {(p, o) for p in POLICIES for o in range(1, 11)}
+    assert {(answer.policy, answer.order) for answer in answers} == {
+        (p, o) for p in policy_names() for o in range(1, 11)
+    }
     for answer in answers:
         twin = system.copy(policy=answer.policy)
         try:

@@ -8,7 +8,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vclab import presets, recordings
-from vclab.system import RECORDED, System, check_paging, check_size
+from vclab.boot import RECORDED, check_paging, check_size
+from vclab.system import System
 
 
 class MachineParameters(BaseModel):
@@ -26,6 +27,7 @@ class MachineParameters(BaseModel):
     unusable: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="unusable free index to age to")
     free: Annotated[float, Field(gt=0, lt=1)] = Field(0.30, description="free share to age to")
     tail: Literal["never", "hour", "day"] = Field("hour", description="lifetime of what outlived the recording")
+    audit: bool = Field(False, description="check after ageing that each frame is in one state and lists are whole")
     seeds: Annotated[int, Field(ge=1, le=1000)] = Field(5, description="independent ageings")
     seed: int = Field(1, ge=0, description="first seed")
 
@@ -55,4 +57,11 @@ class MachineParameters(BaseModel):
 
     def age(self, system: System) -> dict[str, float]:
         """Age a machine as these parameters say; return what that took (:meth:`System.fragment`)."""
-        return system.fragment(self.fragment_order, self.unusable, self.free, self.recording, self.tail)
+        aged = system.fragment(self.fragment_order, self.unusable, self.free, self.recording, self.tail)
+        self.audited(system)
+        return aged
+
+    def audited(self, system: System) -> None:
+        """Let a machine be audited if that was asked for (:meth:`System.audit`)."""
+        if self.audit:
+            system.audit()

@@ -16,10 +16,10 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from vclab import presets, streams
+from vclab.boot import check_paging
 from vclab.compound import HUGE_ORDER, MAX_REQUEST_ORDER
 from vclab.errors import ConfigurationError
 from vclab.studies.machine import MachineParameters
-from vclab.system import check_paging
 from vclab.units import PAGE_BYTES, parse_bytes
 
 Stream = Callable[..., npt.NDArray[np.int64]]

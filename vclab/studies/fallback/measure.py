@@ -327,6 +327,7 @@ def _run_policies(aged: System, parameters: Parameters, order: int, seed: int) -
             except OutOfMemory:
                 pages.append(None)
         counts.append(system.ledger.counts)
+        parameters.audited(system)
         served = [page for page in pages if page is not None]
         virtual = sum(page.is_virtual for page in served)
         outcome[row] = len(served) - virtual, virtual, len(pages) - len(served)
@@ -337,6 +338,7 @@ def _run_policies(aged: System, parameters: Parameters, order: int, seed: int) -
             if page is not None:
                 system.free_pages(page)
         counts.append(system.ledger.counts)
+        parameters.audited(system)
         overhead[row, 2] = free_before - system.memory.zone.free_frames
         work[row] = np.diff(counts, axis=0)[:, list(WORK)]
     return xr.Dataset(

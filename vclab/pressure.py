@@ -1,0 +1,79 @@
+"""A machine whose memory others want too: its slow path, and CPUs that forget what compaction and reclaim change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vckernels.allocflags import AllocFlag
+from vckernels.causes import Cause
+from vckernels.compaction import CompactResult
+from vckernels.watermark import wmark_frames
+from vclab.gfp import Gfp
+from vclab.memory import Memory
+from vclab.mmu import Mmu
+from vclab.movable import MovablePages
+from vclab.slowpath import Effort, SlowPath
+
+
+class Pressure:
+    """Serves a machine's requests by the kernel's slow path from its making on, watermarks included.
+
+    Parameters
+    ----------
+    movable : MovablePages
+        What compaction moves and reclaim takes.
+    memory : Memory
+        Its requests come here.
+    mmus : sequence of Mmu
+        Those of all CPUs; mutated where they have to forget.
+    operations : int64[COUNTERS]
+        The kernel's work is counted here.
+
+    Attributes
+    ----------
+    last_effort : Effort or None
+        What the last request for frames took.
+    """
+
+    def __init__(
+        self, movable: MovablePages, memory: Memory, mmus: Sequence[Mmu], operations: npt.NDArray[np.int64]
+    ) -> None:
+        self.movable = movable
+        self.mmus = mmus
+        self.operations = operations
+        self.last_effort: Effort | None = None
+        self._slow_path = SlowPath(movable)
+        memory.low_watermark = int(wmark_frames(movable.limits, int(AllocFlag.WMARK_LOW)))
+        memory.slow_path = self.serve
+
+    def serve(self, order: int, flags: Gfp) -> int:
+        """Return the first frame of a block, -1 where all that flags allow brings none."""
+        before = self._batches
+        frame, self.last_effort = self._slow_path.allocate(order, flags)
+        self._forget(before)
+        return frame
+
+    def compact(self, proactiveness: int) -> CompactResult:
+        """Compact the whole zone (:meth:`~vclab.movable.MovablePages.compact_all`)."""
+        before = self._batches
+        result = self.movable.compact_all(proactiveness)
+        self._forget(before)
+        return result
+
+    @property
+    def _batches(self) -> int:
+        return int(self.movable.zone.buddy.counters[Cause.MIGRATION_BATCH])
+
+    def _forget(self, before: int) -> None:
+        """Let every CPU forget pages that moved: all its user translations, once a batch (``arch_tlbbatch_flush``)."""
+        if not self.movable.take_forgotten():
+            return
+        batches = max(1, self._batches - before)
+        for mmu in self.mmus:
+            mmu.flush_local()
+        # Nothing is accessed between batches, so one flush leaves what all would; all are counted.
+        self.operations[Cause.TLB_FLUSH] += (batches - 1) * len(self.mmus)
+        self.operations[Cause.INTERRUPT] += batches * (len(self.mmus) > 1)
