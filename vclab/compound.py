@@ -19,7 +19,7 @@ from vclab.errors import ConfigurationError, InvalidFree, OutOfMemory
 from vclab.gfp import Gfp, migratetype
 from vclab.mapping import DirectMap, PageTables, leaf_frames
 from vclab.memory import Memory
-from vclab.policies import Attempt, Backing, Policy, Request
+from vclab.policies import Attempt, Backing, Policy
 from vclab.presets import LinuxPreset
 from vclab.structures import SmallObjects, kmalloc_size
 from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes
@@ -179,15 +179,15 @@ class CompoundAllocator:
             raise ConfigurationError(f"least order {min_order} of a request does not exist; it is 0 to {order}")
         # Refuses flags that no list serves before anything is taken.
         migratetype(flags)
-        wanted = Gfp(int(flags)) | (Gfp.VFALLBACK if self.flag_all else Gfp.NONE)
-        attempts = self.policy.plan(Request(int(order), wanted, int(min_order)))
+        wanted = int(flags) | (int(Gfp.VFALLBACK) if self.flag_all else 0)
+        attempts = self.policy.attempts(int(order), wanted, int(min_order))
         page = None
         for attempt in attempts:
             page = self._try(attempt)
             if page is not None:
                 break
         if page is None:
-            why = self._why(attempts, wanted)
+            why = self._why(attempts, Gfp(wanted))
             raise OutOfMemory(f"no page of order {order} under policy {self.policy.name}: {why}")
         page.frames.flags.writeable = False
         self.pages[page.address] = page

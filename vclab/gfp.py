@@ -6,6 +6,7 @@ Bits are those of Linux 6.18 (``include/linux/gfp_types.h``) where it has them; 
 from __future__ import annotations
 
 from enum import IntFlag
+from functools import cache
 
 from vclab.errors import ConfigurationError
 
@@ -40,6 +41,7 @@ GFP_ATOMIC = Gfp.HIGH | Gfp.KSWAPD_RECLAIM
 GFP_VFALLBACK = GFP_KERNEL | Gfp.VFALLBACK
 
 
+@cache
 def migratetype(flags: int) -> int:
     """Return the migratetype that flags ask for: 0 unmovable, 1 movable, 2 reclaimable (``gfp_migratetype``).
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache
 from typing import NamedTuple
 
 from vclab.errors import ConfigurationError
@@ -77,6 +78,11 @@ class Policy:
     summary: str
     plan: Plan
     heeds_flag: bool = False
+
+    @cache  # noqa: B019 - policies are few and live as long as the process
+    def attempts(self, order: int, flags: int, min_order: int) -> tuple[Attempt, ...]:
+        """Return what is tried for a request, first attempt first."""
+        return self.plan(Request(order, Gfp(flags), min_order))
 
 
 def _block(request: Request, flags: Gfp | None = None) -> Attempt:
