@@ -68,7 +68,8 @@ def interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, fl
 
     One value has no interval (None). That of values that are all equal is the mean alone.
     """
-    from scipy import stats
+    # All of scipy.stats takes a second to load; its quantile is this function.
+    from scipy.special import stdtrit
 
     sample = np.asarray(values, float).ravel()
     mean = float(sample.mean())
@@ -76,7 +77,8 @@ def interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, fl
         return mean, None, None
     if np.ptp(sample) == 0:
         return mean, mean, mean
-    half = float(stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * stats.sem(sample))
+    error = sample.std(ddof=1) / np.sqrt(len(sample))
+    half = float(stdtrit(len(sample) - 1, (1 + confidence) / 2) * error)
     return mean, mean - half, mean + half
 
 
