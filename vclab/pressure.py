@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels.allocflags import AllocFlag
-from vckernels.causes import Cause
+from vckernels.causes import COUNTERS, Cause
 from vckernels.compaction import CompactResult
 from vckernels.watermark import wmark_frames
 from vclab.gfp import Gfp
@@ -36,6 +36,8 @@ class Pressure:
     ----------
     last_effort : Effort or None
         What the last request for frames took.
+    background : int64[COUNTERS]
+        What kswapd and kcompactd did when requests had woken them; the machine's ledger holds it too.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Pressure:
         self.mmus = mmus
         self.operations = operations
         self.last_effort: Effort | None = None
+        self.background = np.zeros(COUNTERS, np.int64)
         self._slow_path = SlowPath(movable)
         memory.low_watermark = int(wmark_frames(movable.limits, int(AllocFlag.WMARK_LOW)))
         memory.slow_path = self.serve
@@ -54,7 +57,24 @@ class Pressure:
         before = self._batches
         frame, self.last_effort = self._slow_path.allocate(order, flags)
         self._forget(before)
+        self._run_background()
         return frame
+
+    def _run_background(self) -> None:
+        """Let kswapd and kcompactd do what the request woke them for, and count it as theirs."""
+        if not self._slow_path.is_awake:
+            return
+        before, counts = self._batches, self._counts()
+        self._slow_path.run_background()
+        self._forget(before)
+        self.background += self._counts() - counts
+
+    def _counts(self) -> npt.NDArray[np.int64]:
+        """Return all events that the kernel's work on pages counts, int64[COUNTERS]."""
+        counts = self.operations + self.movable.zone.buddy.counters + self.movable.region.tables.state.counters
+        for mmu in self.mmus:
+            counts += mmu.counters
+        return counts
 
     def compact(self, proactiveness: int) -> CompactResult:
         """Compact the whole zone (:meth:`~vclab.movable.MovablePages.compact_all`)."""

@@ -72,7 +72,10 @@ class SlowPath:
     # Requests
 
     def allocate(self, order: int, flags: Gfp) -> tuple[int, Effort]:
-        """Return the first frame of a block, -1 if there is none, and what that took."""
+        """Return the first frame of a block, -1 if there is none, and what that took.
+
+        What it woke still sleeps: :meth:`run_background` follows.
+        """
         effort = Effort()
         if order > MAX_ORDER:
             effort.end = SlowAction.FAILED
@@ -80,7 +83,6 @@ class SlowPath:
         frame = self._take(order, flags, int(AllocFlag.WMARK_LOW), effort)
         if frame < 0:
             frame = self._go_slow(order, flags, effort)
-        self.run_background()
         return frame, effort
 
     def _take(self, order: int, flags: Gfp, allowed: int, effort: Effort) -> int:
@@ -171,6 +173,11 @@ class SlowPath:
             return False
         free = int(buddy_kernels.free_frames(buddy))
         return bool(watermark.zone_watermark_ok(buddy, limits, order, limits[Limit.HIGH], HIGHEST_ZONE, 0, free))
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether kswapd or kcompactd was woken and has not run yet."""
+        return self.wanted_order >= 0 or self.compaction_order >= 0
 
     def run_background(self) -> None:
         """Let kswapd and kcompactd do what they were woken for."""

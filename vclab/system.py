@@ -743,6 +743,7 @@ class System:
         if self.pressure is not None:
             movable = self.pressure.movable.copy(twin.memory.zone, twin.page_tables)
             twin.pressure = Pressure(movable, twin.memory, twin.mmus, twin.operations)
+            twin.pressure.background = self.pressure.background.copy()
         twin.background = None if self.background is None else self.background.copy()
         return twin
 

@@ -1,0 +1,108 @@
+"""Demand on crowded machines: how they become so, that policies meet the same, and that whose work is whose is right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import vclab
+from vckernels.causes import COUNTERS, Cause
+from vckernels.watermark import Limit
+from vclab import presets
+from vclab.errors import ConfigurationError
+from vclab.ledger import price_devices, price_operations
+from vclab.studies.demand import (
+    ANSWERS,
+    EVENTS,
+    WAYS,
+    Demand,
+    Served,
+    all_counts,
+    cpu_ns,
+    crowd,
+    device_ns,
+    kept,
+    serve,
+)
+
+LINUX, CPU = presets.linux("6.18"), presets.cpu("zen3")
+
+
+def machine(unusable: float, marks: float = 1.1, seed: int = 3) -> vclab.System:
+    system = vclab.System(memory="512MiB", levels=4, seed=seed)
+    crowd(system, 9, unusable, marks)
+    return system
+
+
+@pytest.fixture(scope="module")
+def fragmented() -> vclab.System:
+    return machine(0.97)
+
+
+def test_a_crowded_machine_is_as_asked(fragmented: vclab.System) -> None:
+    movable = fragmented.movable
+    assert movable is not None
+    assert fragmented.memory.zone.free_frames == round(1.1 * movable.limits[Limit.HIGH])
+    assert fragmented.unusable_free_index(9) > 0.9
+    fragmented.audit()
+    again = machine(0.97)
+    np.testing.assert_array_equal(again.memory.zone.buddy.state, fragmented.memory.zone.buddy.state)
+    with pytest.raises(ConfigurationError, match="0.9 times the high watermark"):
+        crowd(vclab.System(memory="512MiB", levels=4), marks=0.9)
+
+
+def test_without_crowd_there_is_no_demand() -> None:
+    with pytest.raises(ConfigurationError, match="crowd"):
+        serve(vclab.System(memory="64MiB", levels=4), WAYS["physical"], Demand(3))
+
+
+@pytest.mark.parametrize("name", ["late-fallback, insist", "early-fallback", "vmalloc"])
+def test_own_work_background_and_programs_are_all_there_is(fragmented: vclab.System, name: str) -> None:
+    before = fragmented.ledger.counts
+    served = serve(fragmented, WAYS[name], Demand(6, 40, reads=64))
+    assert served.answered().sum() == 40
+    assert served.own.shape == served.background.shape == (40, COUNTERS)
+    assert (served.own >= 0).all()
+    assert (served.background >= 0).all()
+    # kswapd and kcompactd work in the background only, requests for themselves only.
+    assert (served.own[:, Cause.KSWAPD_RUN] == 0).all()
+    assert (served.background[:, Cause.DIRECT_RECLAIM] == 0).all()
+    assert (served.background[:, Cause.COMPACT_STALL] == 0).all()
+    assert served.programs[Cause.KSWAPD_RUN] + served.background[:, Cause.KSWAPD_RUN].sum() > 0
+    np.testing.assert_array_equal(fragmented.ledger.counts, before)
+    virtual = served.answered()[ANSWERS.index("virtual")]
+    assert served.own[:, Cause.AREA_RESERVE].sum() == virtual == served.frees[Cause.AREA_RELEASE]
+    assert served.free_frames >= fragmented.memory.low_watermark - 64
+
+
+def test_same_seed_same_numbers(fragmented: vclab.System) -> None:
+    one, two = (serve(fragmented, WAYS["early-fallback"], Demand(7, 20, reads=32, seed=5)) for _ in range(2))
+    for name in ("answers", "own", "background", "frees", "programs"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+
+
+def test_everything_with_a_price_is_kept() -> None:
+    one_each = np.eye(COUNTERS, dtype=np.int64)
+    priced = price_operations(one_each, LINUX, CPU).sum(-1) + price_devices(one_each, LINUX).sum(-1)
+    assert {Cause(cause) for cause in np.flatnonzero(priced)} <= set(EVENTS)
+    counts = np.arange(2 * COUNTERS).reshape(2, COUNTERS)
+    np.testing.assert_array_equal(kept(all_counts(kept(counts))), kept(counts))
+    np.testing.assert_allclose(cpu_ns(kept(counts), LINUX, CPU), price_operations(counts, LINUX, CPU))
+    np.testing.assert_allclose(device_ns(kept(counts), LINUX), price_devices(counts, LINUX))
+
+
+def cost(served: Served) -> float:
+    """Return the CPU time that requests and the frees of their pages took themselves, ns."""
+    return float(cpu_ns(kept(served.own.sum(axis=0) + served.frees), LINUX, CPU).sum())
+
+
+@pytest.mark.parametrize("order", [5, 6, 7, 8])
+def test_insisting_is_dear_on_fragmented_memory_and_the_same_on_whole(fragmented: vclab.System, order: int) -> None:
+    """The crossover that XFS found in 2022 (commit 8dc9384b7d75), by the model's own mechanisms."""
+    demand = Demand(order, min(60, 6000 >> order), reads=64)
+    fast, insist = (serve(fragmented, WAYS[way], demand) for way in ("early-fallback", "late-fallback, insist"))
+    assert cost(insist) >= 2 * cost(fast)
+    whole = machine(0.1, marks=3.0)
+    demand = Demand(order, min(60, 4000 >> order))
+    fast, insist = (serve(whole, WAYS[way], demand) for way in ("early-fallback", "late-fallback, insist"))
+    assert cost(insist) == pytest.approx(cost(fast), rel=0.01)
