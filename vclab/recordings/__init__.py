@@ -7,6 +7,7 @@ field.
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from vclab.recordings.compact import read_compact, write_compact
@@ -74,21 +75,31 @@ def load(name_or_path: str | os.PathLike[str]) -> Recording:
     ----------
     name_or_path : str or path
         The name of a shipped recording, a folder laid out as in `vclab.recordings.folder`, or a compact file
-        from `save`. A shipped name wins over a file of that name; write ``./NAME`` for the file.
+        from `save`. A shipped name wins over a file of that name; write ``./NAME`` for the file. Shipped ones are read
+        once a process and belong to all who ask: leave their arrays as they are.
 
     Raises
     ------
     RecordingError
         If there is no such recording, or it is damaged or of another layout.
     """
-    shipped = isinstance(name_or_path, str) and name_or_path in _SHIPPED
-    path = _DATA / f"{name_or_path}.npz" if shipped else Path(name_or_path)
+    if isinstance(name_or_path, str) and name_or_path in _SHIPPED:
+        return _shipped(name_or_path)
+    path = Path(name_or_path)
     with reading(path):
         if path.is_dir():
             return read_folder(path)
         if not path.exists():
             right = f"name a folder, a compact file, or a shipped recording: {', '.join(names())}"
             raise refusal("no such recording", path, right)
+        return read_compact(path)
+
+
+@lru_cache(maxsize=len(_SHIPPED))
+def _shipped(name: str) -> Recording:
+    """Read a shipped recording, which does not change, once a process."""
+    path = _DATA / f"{name}.npz"
+    with reading(path):
         return read_compact(path)
 
 
