@@ -15,6 +15,7 @@ from vclab.studies.cells import (
     CELLS,
     EVENT_NAMES,
     EVENTS,
+    INDEPENDENT_WARM_UP,
     PHASES,
     Cells,
     all_counts,
@@ -252,8 +253,9 @@ def test_cells_are_measured_apart(cells: Cells) -> None:
     """Whatever was measured before, in whatever order, a cell begins from the same state."""
     cells.set_options(MmuOptions())
     pages = live(cells) * cells.nbytes // PAGE_BYTES
-    offsets = offsets_for(streams.chase, live(cells) * cells.nbytes, 500, seed=4)
-    assert len(offsets) == 2 * pages + 500
+    offsets = offsets_for([streams.chase], live(cells) * cells.nbytes, 500, seed=4)
+    assert len(offsets.cold) == pages
+    assert [len(stream) for stream in offsets.streams] == [pages + 500]
     first = {cell: cells.measure(cell, live(cells), offsets) for cell in CELLS}
     for cell in ("iii", "i", "iv", "ii", "i", "iii"):
         again = cells.measure(cell, live(cells), offsets)
@@ -265,6 +267,32 @@ def test_cells_are_measured_apart(cells: Cells) -> None:
     # A cold chase touches each page once, and walks for each that has an entry of its own.
     walk = EVENTS.index(Cause.WALK)
     assert first["ii"][0, walk] == first["iii"][0, walk] == pages
+
+
+def test_patterns_share_the_first_touch_and_the_first_goes_on_as_if_it_were_alone(cells: Cells) -> None:
+    cells.set_options(MmuOptions())
+    nbytes = live(cells) * cells.nbytes
+    alone = offsets_for([streams.chase], nbytes, 300, seed=2)
+    both = offsets_for([streams.chase, streams.uniform], nbytes, 300, seed=2)
+    assert both.digests[0] == alone.digests[0] != both.digests[1]
+    for cell in CELLS:
+        measured = cells.measure(cell, live(cells), both)
+        assert measured[:2].tolist() == cells.measure(cell, live(cells), alone).tolist()
+        assert measured[2, EVENTS.index(Cause.DATA_ACCESS)] == 300
+
+
+def test_warm_ups_are_a_whole_pass_but_of_independent_accesses() -> None:
+    pages = 4 * INDEPENDENT_WARM_UP
+    chase, uniform, sequential = offsets_for(
+        [streams.chase, streams.uniform, lambda nbytes, count, seed: streams.sequential(nbytes, count)],
+        pages * PAGE_BYTES,
+        100,
+        seed=3,
+    ).streams
+    assert [len(chase), len(uniform), len(sequential)] == [pages + 100, INDEPENDENT_WARM_UP + 100, pages + 100]
+    cold = offsets_for([streams.chase], pages * PAGE_BYTES, 100, seed=3).cold
+    np.testing.assert_array_equal(chase[:pages], cold)
+    assert len(offsets_for([streams.uniform], 3 * PAGE_BYTES, 100, seed=3).streams[0]) == 3 + 100
 
 
 def test_what_results_keep_is_all_that_an_access_counts(cells: Cells) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,13 @@ EVENTS = (
     Cause.PREFETCH_WALK,
     Cause.PREFETCH_REFERENCE,
 )
+Stream = Callable[..., npt.NDArray[np.int64]]
+"""Returns offsets for bytes, a number of accesses and a seed (:mod:`vclab.streams`)."""
+#: Accesses after which independent ones are steady. Which lines came last says nothing of which come next, and after
+#: the first touch the caches hold as many of them as they ever do. The stream's own are only how recent they are, and
+#: the words of page tables: that is settled when the largest TLB (4,096 entries) has been replaced four times over.
+#: A chase is no such stream: of the sets that its cycle overfills, a victim cache keeps more with each lap.
+INDEPENDENT_WARM_UP = 1 << 14
 #: Names of those events, as coordinates of results.
 EVENT_NAMES = [cause.name.lower() for cause in EVENTS]
 
@@ -196,31 +204,56 @@ class Cells:
             cost = system.access_at(bases[:live], self.nbytes, offsets, write)
         return cost.counts[list(EVENTS)]
 
-    def measure(self, cell: str, live: int, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Run offsets of :func:`offsets_for`; return events of the cold and the steady phase, int64[2, len(EVENTS)].
+    def measure(self, cell: str, live: int, offsets: Offsets) -> npt.NDArray[np.int64]:
+        """Return events of the cold phase and of each stream's steady phase, int64[1 + streams, len(EVENTS)].
 
-        The cold phase is the first touch of each 4 KiB page, in random order. As many accesses of the stream's own
-        follow; after these two passes of warm-up comes the steady phase.
+        The cold phase is the first touch of each 4 KiB page, in random order. Then comes each stream: its warm-up,
+        which with the first touch makes two passes, and its steady phase.
         """
-        pages = live * self.nbytes // PAGE_BYTES
         self.prepare(cell, live)
-        cold = self.access(cell, live, offsets[:pages])
-        self.access(cell, live, offsets[pages : 2 * pages])
-        return np.stack([cold, self.access(cell, live, offsets[2 * pages :])])
+        events = [self.access(cell, live, offsets.cold)]
+        for stream in offsets.streams:
+            self.access(cell, live, stream[: -offsets.steady])
+            events.append(self.access(cell, live, stream[-offsets.steady :]))
+        return np.stack(events)
 
 
-def offsets_for(
-    stream: Callable[..., npt.NDArray[np.int64]], nbytes: int, steady: int, seed: int
-) -> npt.NDArray[np.int64]:
-    """Return offsets for :meth:`Cells.measure`: a touch of each page, a warm-up as long, then ``steady`` more.
+class Offsets(NamedTuple):
+    """What a working set is accessed by, the same in all cells.
 
-    A steady phase need not go through everything: any stretch of a random order is a fair sample of it.
+    Attributes
+    ----------
+    cold : int64[pages]
+        A touch of each 4 KiB page, in the order of a chase.
+    streams : tuple of int64[]
+        Of each stream its warm-up, and its steady phase.
+    steady : int
+        Accesses of a steady phase.
+    """
+
+    cold: npt.NDArray[np.int64]
+    streams: tuple[npt.NDArray[np.int64], ...]
+    steady: int
+
+    @property
+    def digests(self) -> list[str]:
+        """A digest for each stream: of the first touch and its own accesses."""
+        return [digest(np.concatenate([self.cold, stream])) for stream in self.streams]
+
+
+def offsets_for(patterns: Sequence[Stream], nbytes: int, steady: int, seed: int) -> Offsets:
+    """Return offsets for :meth:`Cells.measure`: a touch of each page, and each pattern's warm-up and ``steady`` more.
+
+    A warm-up is as many accesses as there are pages, of independent accesses at most ``INDEPENDENT_WARM_UP``. A steady
+    phase need not go through everything: any stretch of a random order is a fair sample of it. A chase goes on with
+    the cycle of the first touch.
     """
     pages = nbytes // PAGE_BYTES
-    if stream is streams.chase:
-        # Its own first lap touches each page once.
-        return stream(nbytes, 2 * pages + steady, seed=seed)
-    return np.concatenate([streams.chase(nbytes, pages, seed), stream(nbytes, pages + steady, seed=seed)])
+    own = []
+    for pattern in patterns:
+        warm_up = min(pages, INDEPENDENT_WARM_UP) if pattern is streams.uniform else pages
+        own.append(pattern(nbytes, warm_up + steady, seed=seed))
+    return Offsets(streams.chase(nbytes, pages, seed), tuple(own), steady)
 
 
 def coalescible(pages: Sequence[CompoundPage]) -> float:

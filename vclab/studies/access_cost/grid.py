@@ -7,7 +7,7 @@ one order, ``sweep_order``, and the patterns of ``sweep_patterns``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
@@ -19,10 +19,10 @@ from vclab import presets, streams
 from vclab.boot import check_paging
 from vclab.compound import HUGE_ORDER, MAX_REQUEST_ORDER
 from vclab.errors import ConfigurationError
+from vclab.studies.cells import Stream
 from vclab.studies.machine import MachineParameters
 from vclab.units import PAGE_BYTES, parse_bytes
 
-Stream = Callable[..., npt.NDArray[np.int64]]
 DirectMapSize = Literal["2M", "1G", "4K"]
 Pattern = Literal["chase", "uniform", "zipf", "sequential", "strided", "hash-table"]
 

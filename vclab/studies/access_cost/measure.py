@@ -4,8 +4,8 @@ Each machine of the grid boots and ages anew, by the same law and seed. On it th
 :mod:`vclab.studies.cells` meet the same offsets, cold and steady, for every row of the grid (see
 :mod:`vclab.studies.access_cost.grid`: one factor at a time departs from a baseline). Above order 10 no page is
 physically contiguous: there cells i and ii have counterfactual frames. "first-level" is a price, not a run: the same
-events with every data access at first-level cost. A pass of the cold and warm-up phase is as many accesses as there
-are live 4K pages; only a chase and a stride touch each page once by it.
+events with every data access at first-level cost. The cold phase and the warm-up are as many accesses each as there
+are live 4K pages (fewer, where accesses are independent); only a chase and a stride touch each page once by it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from vclab.studies.access_cost.grid import (
     rows,
 )
 from vclab.studies.access_cost.huge import BURST, ENTRIES, WHO, measure_huge, work_shares
-from vclab.studies.cells import CELLS, EVENT_NAMES, EVENTS, PHASES, Cells, all_counts, digest, offsets_for
+from vclab.studies.cells import CELLS, EVENT_NAMES, EVENTS, PHASES, Cells, Offsets, all_counts, digest, offsets_for
 from vclab.system import System
 from vclab.units import PAGE_BYTES
 
@@ -149,7 +149,7 @@ def _measure(aged: System, parameters: Parameters, wanted: Sequence[Row], seed: 
                 caches = "physical" if row.control == "full" else row.control
                 cells.set_options(MmuOptions(data_caches=caches, prefetch=row.prefetch))
             offsets = _offsets(row, parameters.accesses, seed)
-            offset_digests[number] = digest(offsets)
+            offset_digests[number] = offsets.digests[0]
             counterfactual[number] = max(0, row.live_pages - (most - cells.counterfactual))
             pages = row.live_pages << order
             for p, cell in enumerate(("i", "iii")):
@@ -166,9 +166,9 @@ def _measure(aged: System, parameters: Parameters, wanted: Sequence[Row], seed: 
     )
 
 
-def _offsets(row: Row, accesses: int, seed: int) -> npt.NDArray[np.int64]:
+def _offsets(row: Row, accesses: int, seed: int) -> Offsets:
     nbytes = (PAGE_BYTES << row.order) * row.live_pages
-    return offsets_for(PATTERNS[row.pattern], nbytes, accesses, zlib.crc32(row.pattern.encode()) + seed)
+    return offsets_for([PATTERNS[row.pattern]], nbytes, accesses, zlib.crc32(row.pattern.encode()) + seed)
 
 
 def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
