@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -215,41 +216,46 @@ def price_devices(counts: npt.NDArray[np.int64], linux: LinuxPreset, bound: str 
 
 @dataclass(frozen=True)
 class AccessCost:
-    """What a stream of accesses cost.
+    """What a stream of accesses cost; counts are priced when a price is asked for.
 
     Attributes
     ----------
     counts : ndarray
         int64[COUNTERS], events by :class:`vckernels.causes.Cause`.
-    by_cause : dict
-        Serial cycles by cause.
-    cycles : float
-        Sum of ``by_cause``: every latency paid in full, as in a pointer chase.
-    overlapped_cycles : float
-        Lower bound for independent accesses.
-    tlb_hits : ndarray
-        int64[levels]. Together with ``walks`` they add up to ``accesses`` (and page-array loads).
+    cpu : CpuPreset
+        Latencies.
+    levels : int
+        Levels of the TLB.
     """
 
     counts: npt.NDArray[np.int64]
-    by_cause: dict[str, float]
-    cycles: float
-    overlapped_cycles: float
-    tlb_hits: npt.NDArray[np.int64]
-    gigahertz: float
+    cpu: CpuPreset
+    levels: int
 
-    @classmethod
-    def of(cls, counts: npt.NDArray[np.int64], cpu: CpuPreset, levels: int) -> AccessCost:
-        """Price counts with a preset."""
-        by_cause = dict(zip(ACCESS_CAUSES, price_access(counts, cpu).tolist(), strict=True))
-        return cls(
-            counts=counts,
-            by_cause=by_cause,
-            cycles=sum(by_cause.values()),
-            overlapped_cycles=float(price_overlapped(counts, cpu)),
-            tlb_hits=counts[Cause.FIRST_LEVEL_TLB_HIT : Cause.FIRST_LEVEL_TLB_HIT + levels].copy(),
-            gigahertz=cpu.clock.gigahertz.value,
-        )
+    @cached_property
+    def by_cause(self) -> dict[str, float]:
+        """Serial cycles by cause."""
+        return dict(zip(ACCESS_CAUSES, price_access(self.counts, self.cpu).tolist(), strict=True))
+
+    @cached_property
+    def cycles(self) -> float:
+        """Sum of :attr:`by_cause`: every latency paid in full, as in a pointer chase."""
+        return sum(self.by_cause.values())
+
+    @cached_property
+    def overlapped_cycles(self) -> float:
+        """Lower bound for independent accesses."""
+        return float(price_overlapped(self.counts, self.cpu))
+
+    @property
+    def tlb_hits(self) -> npt.NDArray[np.int64]:
+        """Hits of each level, int64[levels]; with :attr:`walks` they add up to accesses (and page-array loads)."""
+        return self.counts[Cause.FIRST_LEVEL_TLB_HIT : Cause.FIRST_LEVEL_TLB_HIT + self.levels].copy()
+
+    @property
+    def gigahertz(self) -> float:
+        """The preset's clock."""
+        return self.cpu.clock.gigahertz.value
 
     @property
     def accesses(self) -> int:

@@ -458,7 +458,7 @@ class System:
             if len(chosen) and (int(chosen.min()) < 0 or int(chosen.max()) >= size):
                 raise ConfigurationError(f"an offset lies outside what is accessed; offsets are 0 to {size - 1}")
             self._run(mmu, target, chosen, write)
-        return AccessCost.of(mmu.counters - before, self.cpu, mmu.levels)
+        return AccessCost(mmu.counters - before, self.cpu, mmu.levels)
 
     def _run(self, mmu: Mmu, target: Target, offsets: npt.NDArray[np.int64], write: bool) -> None:
         """Run offsets through an MMU, with the other work and the kernel entries that fall between them."""
