@@ -116,6 +116,12 @@ def machine_limits(linux: LinuxPreset, sizes: dict[str, int], cpus: int) -> list
     ]
 
 
+def only_limits(linux: LinuxPreset, frames: int, cpus: int) -> npt.NDArray[np.int64]:
+    """Return the limits of a machine's only zone, int64[LIMITS]."""
+    sizes = {name: 0 for name, _ in ZONE_STARTS} | {"Normal": frames}
+    return machine_limits(linux, sizes, cpus)[-1]
+
+
 class FullMemory(Memory):
     """Zones as requests meet them in the kernel.
 
@@ -127,25 +133,19 @@ class FullMemory(Memory):
         What CPUs keep of each zone (:class:`vckernels.zone.PerCpu`).
     empty : Zone
         A zone without frames under the same rules, for those that the machine has not.
-
-    Attributes
-    ----------
-    cpu : int
-        Whose per-CPU lists serve requests; 0 at first.
     """
 
     def __init__(
         self, zones: Sequence[Zone], per_cpu: Sequence[npt.NDArray[np.int64]], empty: zone_kernels.Zone
     ) -> None:
         super().__init__(zones)
-        self.cpu = 0
         self._empty = empty
         self._per_cpu = list(per_cpu)
         by_name = {
             zone.name: zone_kernels.Zone(zone.buddy, zone.limits(), own)
             for zone, own in zip(self.zones, self._per_cpu, strict=True)
         }
-        self.kernel = Zonelist(*(by_name.get(name, empty) for name, _ in ZONE_STARTS))
+        self.kernel: Zonelist = Zonelist(*(by_name.get(name, empty) for name, _ in ZONE_STARTS))
 
     @classmethod
     def boot(cls, linux: LinuxPreset, frames: int, cpus: int) -> FullMemory:
@@ -185,8 +185,22 @@ class FullMemory(Memory):
         number, status = zonelist.run_requests(self.kernel, requests, slots, start)
         return int(number), Status(int(status))
 
+    def keep_watermarks(self, limits: npt.NDArray[np.int64]) -> None:
+        """Do nothing: all zones have limits of their own, and keep them."""
+
+    def highest_zone(self, flags: int) -> ZoneIndex:
+        """Return the highest zone that may serve a request."""
+        return ZoneIndex[gfp.highest_zone(flags).upper()]
+
+    def eligible_zones(self, flags: int) -> list[Zone]:
+        """Return the zones that may serve a request, in the order in which they are tried."""
+        highest = self.highest_zone(flags)
+        return [zone for zone in reversed(self.zones) if ZoneIndex[zone.name.upper()] <= highest]
+
     def allocate(self, order: int, flags: int) -> int:
         """Return the first frame of a new block of 2**order frames, or -1 where no block can serve."""
+        if self.slow_path is not None:
+            return self.slow_path(order, Gfp(int(flags)))
         frames = self.allocate_all(order, flags, 1)
         return -1 if frames is None else int(frames[0])
 
@@ -195,16 +209,18 @@ class FullMemory(Memory):
         frames = np.full(count, -1, np.int64)
         if not 0 <= order <= MAX_ORDER:
             return None
-        kind, zone = gfp.migratetype(flags), ZoneIndex[gfp.highest_zone(flags).upper()]
+        kind, zone = gfp.migratetype(flags), self.highest_zone(flags)
         done = 0
         for tried, bits in enumerate(self._alloc_flags(order, flags)):
             if tried == 2:
                 self.drain()
-                self._release_reserves(kind)
+                self.release_reserve(kind, True)
             requests = zonelist.allocation_requests(np.arange(count), order, kind, zone, bits, self.cpu)
             done, _ = self.run(requests, frames, done)
             if done == count:
                 return frames
+            if self.slow_path is not None:
+                return frames if self._allocate_singly(order, flags, frames) else None
         self.free(frames[:done], order)
         self.zone.buddy.counters[Cause.ALLOCATION_FAILURE] += 1
         return None
@@ -279,12 +295,6 @@ class FullMemory(Memory):
     def kernel_zone(self, name: str) -> zone_kernels.Zone:
         """Return a zone as kernels see it."""
         return {"DMA": self.kernel.dma, "DMA32": self.kernel.dma32, "Normal": self.kernel.normal}[name]
-
-    def _release_reserves(self, migratetype: int) -> None:
-        """Give one reserved pageblock to a type, the last one too (``unreserve_highatomic_pageblock``)."""
-        for zone in (self.kernel.normal, self.kernel.dma32, self.kernel.dma):
-            if highatomic.release_pageblock(zone, migratetype, True):
-                return
 
     def copy(self) -> FullMemory:
         """Return independent memory in the same state."""

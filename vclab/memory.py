@@ -11,11 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels import buddy as buddy_kernels
-from vckernels import claim, histogram
-from vckernels.buddy import MAX_ORDER, ORDERS, TYPES, Buddy, Migratetype
-from vckernels.causes import Status
+from vckernels import claim, highatomic, histogram, zonelist
+from vckernels import zone as zone_kernels
+from vckernels.allocflags import AllocFlag
+from vckernels.buddy import MAX_ORDER, ORDERS, PAGEBLOCK_FRAMES, TYPES, Buddy, Migratetype
+from vckernels.causes import Cause, Status
 from vckernels.pages import LRU_LISTS
-from vckernels.watermark import new_limits
+from vckernels.rules import Option, PerCpuRule
+from vckernels.watermark import Limit, ZoneIndex, boost_watermark, new_limits, wmark_frames
+from vckernels.zonelist import Zonelist
 from vclab import gfp
 from vclab.errors import ConfigurationError, InvalidFree
 from vclab.fragmentation import fragmentation_index, unusable_free_index
@@ -165,14 +169,17 @@ class Memory:
     slow_path : callable or None
         Serves a request of an order with flags, by reclaim and compaction if need be, and returns its first frame or
         -1. None: requests take what is free, to the last frame, as the allocator's lists give it.
-    low_watermark : int
-        Frames below which requests go one by one; without a slow path it means nothing.
+    kernel : Zonelist or None
+        The zones as kernels see them, where requests keep watermarks (:meth:`keep_watermarks`).
+    cpu : int
+        Whose per-CPU lists serve requests, where there are any; 0 at first.
     """
 
     def __init__(self, zones: Sequence[Zone]) -> None:
         self.zones = tuple(zones)
         self.slow_path: Callable[[int, gfp.Gfp], int] | None = None
-        self.low_watermark = 0
+        self.kernel: Zonelist | None = None
+        self.cpu = 0
 
     @property
     def zone(self) -> Zone:
@@ -195,15 +202,36 @@ class Memory:
         With a slow path, blocks that would take memory below the low watermark are asked for one by one, as
         ``alloc_pages_bulk`` leaves them to its callers.
         """
-        if self.slow_path is None or self.zone.free_frames - (count << order) > self.low_watermark:
+        if self.slow_path is None:
             return self.zone.allocate_all(order, gfp.migratetype(flags), count)
-        frames = np.empty(count, np.int64)
-        for i in range(count):
+        if self.zone.free_frames - (count << order) > self.low_watermark:
+            claims = self._claims
+            frames = self.zone.allocate_all(order, gfp.migratetype(flags), count)
+            boost_watermark(self.zone.limits(), self._claims - claims)
+            return frames
+        frames = np.full(count, -1, np.int64)
+        return frames if self._allocate_singly(order, flags, frames) else None
+
+    def _allocate_singly(self, order: int, flags: int, frames: npt.NDArray[np.int64]) -> bool:
+        """Take a block for each frame that is -1 by the slow path, or give all back; return whether all were had."""
+        assert self.slow_path is not None
+        for i in np.flatnonzero(frames < 0).tolist():
             frames[i] = self.slow_path(order, gfp.Gfp(int(flags)))
             if frames[i] < 0:
-                self.zone.free(frames[:i][::-1], order)
-                return None
-        return frames
+                self.free(frames[frames >= 0][::-1], order)
+                return False
+        return True
+
+    @property
+    def low_watermark(self) -> int:
+        """Frames of the zone below which requests wake kswapd, with what the watermark is boosted by."""
+        return int(wmark_frames(self.zone.limits(), int(AllocFlag.WMARK_LOW)))
+
+    @property
+    def _claims(self) -> int:
+        """How often a pageblock was tried to be claimed, each of which boosts watermarks."""
+        counters = self.zone.buddy.counters
+        return int(counters[Cause.CLAIM_PAGEBLOCK] + counters[Cause.CLAIM_REFUSED])
 
     def free(self, frames: npt.ArrayLike, order: int) -> None:
         """Give blocks of one order back.
@@ -214,6 +242,57 @@ class Memory:
             If a frame starts no allocated block of that order; the other blocks in the list were freed.
         """
         self.zone.free(frames, order)
+
+    # What a slow path does
+
+    def keep_watermarks(self, limits: npt.NDArray[np.int64]) -> None:
+        """Let :meth:`take` serve requests from now on, by a zone's limits, int64[LIMITS], which become its own.
+
+        No pageblock is reserved for atomic requests beside those that a recording has.
+        """
+        zone = self.zone
+        zone.own_limits = limits
+        limits[Limit.FIRST_FRAME] = zone.first_frame
+        limits[Limit.HIGHATOMIC_MOST] = 0
+        limits[Limit.HIGHATOMIC_RESERVED] = PAGEBLOCK_FRAMES * np.count_nonzero(
+            zone.buddy.pageblock == Migratetype.HIGHATOMIC
+        )
+        zone.buddy.options[Option.PER_CPU] = PerCpuRule.NONE
+        empty = zone_kernels.new_zone(0, new_limits(), 0, zone.buddy.options)
+        self.kernel = Zonelist(empty, empty, zone_kernels.Zone(zone.buddy, limits, empty.per_cpu))
+
+    def highest_zone(self, flags: int) -> ZoneIndex:
+        """Return the highest zone that may serve a request: the only one that there is."""
+        del flags
+        return ZoneIndex.NORMAL
+
+    def eligible_zones(self, flags: int) -> list[Zone]:
+        """Return the zones that may serve a request, in the order in which they are tried."""
+        del flags
+        return list(self.zones)
+
+    def take(self, order: int, flags: int, allowed: int) -> int:
+        """Take a block as far as that needs no slow path (``get_page_from_freelist``); return its first frame or -1.
+
+        ``allowed`` are bits of :class:`~vckernels.allocflags.AllocFlag`.
+        """
+        assert self.kernel is not None
+        kind, highest = gfp.migratetype(flags), self.highest_zone(flags)
+        zonelist.count_zones(self.kernel)
+        return int(zonelist.get_page(self.kernel, self.cpu, order, kind, highest, allowed))
+
+    def drain(self) -> int:
+        """Give back what all CPUs hold, and return how many frames that were: none, of free lists alone."""
+        return 0
+
+    def release_reserve(self, migratetype: int, force: bool) -> bool:
+        """Give one reserved pageblock to a type, with ``force`` the last one too; return whether there was one.
+
+        Rule: ``unreserve_highatomic_pageblock``.
+        """
+        assert self.kernel is not None
+        zones = (self.kernel.normal, self.kernel.dma32, self.kernel.dma)
+        return any(highatomic.release_pageblock(zone, migratetype, force) for zone in zones)
 
     def split(self, frame: int, order: int, flags: int) -> None:
         """Make single pages of an allocated block, each to be freed on its own (``split_page``)."""
@@ -252,8 +331,11 @@ class Memory:
         return np.array([zone.free_blocks for zone in self.zones])
 
     def copy(self) -> Memory:
-        """Return independent memory in the same state."""
-        return Memory([zone.copy() for zone in self.zones])
+        """Return independent memory in the same state, but for its slow path."""
+        twin = Memory([zone.copy() for zone in self.zones])
+        if self.kernel is not None:
+            twin.keep_watermarks(twin.zone.limits())
+        return twin
 
 
 def kernel_limits(limits: ZoneLimits) -> npt.NDArray[np.int64]:

@@ -12,18 +12,20 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from vckernels import buddy as buddy_kernels
 from vckernels import compaction as compaction_kernels
 from vckernels import pages as page_kernels
-from vckernels import reclaim as reclaim_kernels
 from vckernels.buddy import ALLOCATED, ORDERS, Migratetype
+from vckernels.causes import Cause
 from vckernels.compactcontrol import Compaction, RunField, new_compaction
 from vckernels.compaction import CompactPriority, CompactResult
 from vckernels.movelog import EVICTED, Moves, new_moves
-from vckernels.pages import ACTIVE, ANONYMOUS, DIRTY, Lru, Pages, new_pages
+from vckernels.pages import ACTIVE, ANONYMOUS, ANONYMOUS_FRAMES, DIRTY, Lru, Pages, new_pages
 from vckernels.workingset import Reclaim, ReclaimField, new_reclaim
 from vclab.errors import ConfigurationError, InvalidFree, OutOfMemory
 from vclab.mapping import PageTables
 from vclab.memory import Zone
+from vclab.reclaimrules import PAUSED, ReclaimRules
 from vclab.state import copied
 from vclab.userpages import Leaves, UserRegion
 
@@ -51,21 +53,28 @@ class MovablePages:
         Mutated. Its allocator has reclaim's lists.
     region : UserRegion
         Where pages are mapped; mutated.
-    limits : int64[LIMITS]
-        The zone's watermarks and what goes with them (:class:`vckernels.watermark.Limit`).
+    rules : ReclaimRules
+        How pages are reclaimed.
     swap : int
         Frames that swap can hold; with 0 anonymous pages are never reclaimed.
     """
 
-    def __init__(self, zone: Zone, region: UserRegion, limits: npt.NDArray[np.int64], swap: int = 0) -> None:
+    def __init__(self, zone: Zone, region: UserRegion, rules: ReclaimRules, swap: int = 0) -> None:
         self.zone = zone
         self.region = region
-        self.limits = limits
-        self.pages: Pages = new_pages(zone.frames)
+        self.rules = rules
+        self.pages: Pages = new_pages(zone.frames, rules.split_lists)
         self.compaction: Compaction = new_compaction(zone.frames)
         self.moves: Moves = new_moves(LOG_ENTRIES)
         self.reclaim_state: Reclaim = new_reclaim(0, swap)
         self._forgotten: list[Leaves] = []
+        self._frees = -1
+        """Blocks freed in the zone when reclaim ended last; -1 if pages came to its lists since."""
+
+    @property
+    def limits(self) -> npt.NDArray[np.int64]:
+        """The zone's watermarks and what goes with them, int64[LIMITS] (:class:`vckernels.watermark.Limit`)."""
+        return self.zone.limits()
 
     # Pages
 
@@ -89,6 +98,7 @@ class MovablePages:
         if owners is None:
             return False
         self._remember(self.region.used)
+        self._frees = -1
         each = np.broadcast_to(np.asarray(flags, np.uint8), frames.shape)
         local = frames - self.zone.first_frame
         added = page_kernels.add_pages(self.zone.buddy, self.pages, local, owners, np.ascontiguousarray(each))
@@ -109,7 +119,8 @@ class MovablePages:
     def adopt_all(self, but: npt.NDArray[np.bool_], mix: PageMix, rng: np.random.Generator) -> int:
         """Make every block that was allocated as movable a page; return how many frames they have.
 
-        Pages come to reclaim's lists in random order, as those of many programs do.
+        Pages come to reclaim's lists in random order, as those of many programs do. Where programs have single frames
+        only, larger blocks become as many pages.
 
         Parameters
         ----------
@@ -129,6 +140,8 @@ class MovablePages:
         wanted &= self.pages.flags & page_kernels.ON_LRU == 0
         frames = np.flatnonzero(wanted)
         orders = state[frames] & 15
+        if not self.rules.large_pages:
+            frames, orders = self._split(frames, orders)
         total = 0
         for order in range(ORDERS):
             chosen = rng.permutation(frames[orders == order])
@@ -138,6 +151,16 @@ class MovablePages:
                 raise OutOfMemory("no frame is free for the page tables of movable pages; age to more free memory")
             total += len(chosen) << order
         return total
+
+    def _split(
+        self, frames: npt.NDArray[np.int64], orders: npt.NDArray[np.int8]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+        """Make single frames of allocated blocks; return them, ascending, and their orders."""
+        sizes = np.int64(1) << orders.astype(np.int64)
+        singles = np.repeat(frames - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
+        none = np.zeros(len(singles), np.int8)
+        buddy_kernels.adopt(self.zone.buddy, singles, none, np.full(len(singles), Migratetype.MOVABLE, np.int8))
+        return singles, none
 
     def release(self, frames: npt.NDArray[np.int64]) -> None:
         """Free pages by their first frames, and what maps them.
@@ -231,37 +254,46 @@ class MovablePages:
     # Reclaim
 
     def reclaim(self, order: int, highest_zone: int) -> int:
-        """Reclaim for a request that waits for it; return the frames freed, 1 if none but compaction can begin."""
-        reclaim_kernels.begin_reclaim(self.zone.buddy, self.reclaim_state, order, highest_zone)
+        """Reclaim for a request that waits for it; return 0 if there was no progress."""
+        self.rules.begin_direct(self.zone.buddy, self.limits, self.reclaim_state, order, highest_zone)
         return self._run_reclaim()
 
-    def balance(self, order: int, highest_zone: int) -> int:
-        """Do kswapd's work for an order that somebody wanted; return the order it balanced for."""
-        reclaim_kernels.begin_kswapd(self.zone.buddy, self.limits, self.reclaim_state, order, highest_zone)
-        return self._run_reclaim()
+    def balance(self, order: int, highest_zone: int) -> None:
+        """Do kswapd's work for an order that somebody wanted."""
+        self.rules.begin_kswapd(self.zone.buddy, self.limits, self.reclaim_state, order, highest_zone)
+        self._run_reclaim()
 
     def _run_reclaim(self) -> int:
-        answer = reclaim_kernels.PAUSED
-        while answer == reclaim_kernels.PAUSED:
-            answer = reclaim_kernels.advance_reclaim(
-                self.zone.buddy, self.pages, self.limits, self.reclaim_state, self.moves
-            )
+        if self.zone.buddy.counters[Cause.FREE] != self._frees:
+            # A zone that was given up is not any more once something is freed in it (2.6.24: __free_pages_bulk).
+            self.reclaim_state.fields[[ReclaimField.SCANNED_IN_VAIN, ReclaimField.UNRECLAIMABLE]] = 0
+        answer = PAUSED
+        while answer == PAUSED:
+            answer = int(self.rules.advance(self.zone.buddy, self.pages, self.limits, self.reclaim_state, self.moves))
             self._apply_moves()
-        return int(answer)
+        self._frees = int(self.zone.buddy.counters[Cause.FREE])
+        return answer
+
+    @property
+    def reclaimed_frames(self) -> int:
+        """Frames that the last run of reclaim freed."""
+        return int(self.reclaim_state.fields[ReclaimField.RECLAIMED])
 
     @property
     def reclaimable_frames(self) -> int:
         """Frames that reclaim could take at best (``zone_reclaimable_pages``)."""
         lengths = self.pages.lengths
-        frames = int(lengths[Lru.INACTIVE_FILE] + lengths[Lru.ACTIVE_FILE])
+        frames = int(lengths[Lru.INACTIVE_ANONYMOUS : Lru.UNEVICTABLE].sum())
         if self.reclaim_state.fields[ReclaimField.SWAP_FREE] > 0:
-            frames += int(lengths[Lru.INACTIVE_ANONYMOUS] + lengths[Lru.ACTIVE_ANONYMOUS])
-        return frames
+            return frames
+        if not self.rules.split_lists:
+            return frames - int(lengths[ANONYMOUS_FRAMES])
+        return frames - int(lengths[Lru.INACTIVE_ANONYMOUS] + lengths[Lru.ACTIVE_ANONYMOUS])
 
     def copy(self, zone: Zone, tables: PageTables) -> MovablePages:
         """Return the same pages in copies of the zone and the tables."""
-        twin = MovablePages(zone, self.region.copy(tables), self.limits.copy())
+        twin = MovablePages(zone, self.region.copy(tables), self.rules)
         twin.pages, twin.compaction = copied(self.pages), copied(self.compaction)
         twin.reclaim_state = copied(self.reclaim_state)
-        twin._forgotten = list(self._forgotten)
+        twin._forgotten, twin._frees = list(self._forgotten), self._frees
         return twin

@@ -94,18 +94,20 @@ def _single(request: Request, flags: Gfp | None = None) -> Attempt:
 
 
 def _physical(request: Request) -> tuple[Attempt, ...]:
-    return (_block(request),)
+    return (_block(request, request.flags & ~Gfp.VFALLBACK),)
 
 
 def _late_fallback(request: Request) -> tuple[Attempt, ...]:
     """Try all that the kernel does before it fails or kills a process, then take single frames that are free.
 
-    RFC V2, patch 8: ``alloc_vcompound`` calls ``get_page_from_freelist`` for each member, so nothing is reclaimed for
-    them. An atomic request reclaims nothing either way, so that it falls back at once.
+    RFC V2, patch 8: ``alloc_vcompound`` calls ``get_page_from_freelist`` for each member, with what the request itself
+    may use, so nothing is reclaimed for them; whoever could have waited dips into no reserve (``NOMEMALLOC``). An
+    atomic request reclaims nothing either way, so that it falls back at once.
     """
     if not request.flagged:
         return (_block(request),)
-    return _block(request), _single(request, request.flags & NO_RECLAIM)
+    waits = Gfp.NOMEMALLOC if request.flags & Gfp.DIRECT_RECLAIM else Gfp.NONE
+    return _block(request), _single(request, request.flags & NO_RECLAIM | waits)
 
 
 def _early_fallback(first: Callable[[Gfp], Gfp]) -> Plan:
@@ -136,12 +138,13 @@ def _flags_of_6_18(flags: Gfp) -> Gfp:
 
 def _min_order(request: Request) -> tuple[Attempt, ...]:
     """Linux 6.12 ``mm/slub.c``: ``allocate_slab``. The large try gives up all reclaim where a smaller one is left."""
-    flags = (request.flags | Gfp.NOWARN | Gfp.NORETRY) & ~Gfp.NOFAIL
+    own = request.flags & ~Gfp.VFALLBACK
+    flags = (own | Gfp.NOWARN | Gfp.NORETRY) & ~Gfp.NOFAIL
     if request.order <= request.min_order:
-        return (_block(request),)
+        return (_block(request, own),)
     if flags & Gfp.DIRECT_RECLAIM:
         flags = (flags | Gfp.NOMEMALLOC) & NO_RECLAIM
-    return _block(request, flags), Attempt(Backing.BLOCK, request.flags, request.min_order)
+    return _block(request, flags), Attempt(Backing.BLOCK, own, request.min_order)
 
 
 def _always_virtual(request: Request) -> tuple[Attempt, ...]:

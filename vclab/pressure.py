@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vckernels.allocflags import AllocFlag
 from vckernels.causes import COUNTERS, Cause
 from vckernels.compaction import CompactResult
-from vckernels.watermark import wmark_frames
 from vclab.gfp import Gfp
 from vclab.memory import Memory
 from vclab.mmu import Mmu
 from vclab.movable import MovablePages
-from vclab.slowpath import Effort, SlowPath
+from vclab.slowpath import Effort
+from vclab.slowpath_2_6_24 import slow_path
 
 
 class Pressure:
@@ -26,7 +25,7 @@ class Pressure:
     movable : MovablePages
         What compaction moves and reclaim takes.
     memory : Memory
-        Its requests come here.
+        It keeps watermarks; its requests come here.
     mmus : sequence of Mmu
         Those of all CPUs; mutated where they have to forget.
     operations : int64[COUNTERS]
@@ -48,25 +47,25 @@ class Pressure:
         self.operations = operations
         self.last_effort: Effort | None = None
         self.background = np.zeros(COUNTERS, np.int64)
-        self._slow_path = SlowPath(movable)
-        memory.low_watermark = int(wmark_frames(movable.limits, int(AllocFlag.WMARK_LOW)))
+        self._seen_batches = self._batches
+        self._slow_path = slow_path(movable, memory)
+        self._slow_path.while_waiting = self._run_background
         memory.slow_path = self.serve
 
     def serve(self, order: int, flags: Gfp) -> int:
         """Return the first frame of a block, -1 where all that flags allow brings none."""
-        before = self._batches
         frame, self.last_effort = self._slow_path.allocate(order, flags)
-        self._forget(before)
         self._run_background()
         return frame
 
     def _run_background(self) -> None:
         """Let kswapd and kcompactd do what the request woke them for, and count it as theirs."""
+        self._forget()
         if not self._slow_path.is_awake:
             return
-        before, counts = self._batches, self._counts()
+        counts = self._counts()
         self._slow_path.run_background()
-        self._forget(before)
+        self._forget()
         self.background += self._counts() - counts
 
     def _counts(self) -> npt.NDArray[np.int64]:
@@ -78,17 +77,17 @@ class Pressure:
 
     def compact(self, proactiveness: int) -> CompactResult:
         """Compact the whole zone (:meth:`~vclab.movable.MovablePages.compact_all`)."""
-        before = self._batches
         result = self.movable.compact_all(proactiveness)
-        self._forget(before)
+        self._forget()
         return result
 
     @property
     def _batches(self) -> int:
         return int(self.movable.zone.buddy.counters[Cause.MIGRATION_BATCH])
 
-    def _forget(self, before: int) -> None:
+    def _forget(self) -> None:
         """Let every CPU forget pages that moved: all its user translations, once a batch (``arch_tlbbatch_flush``)."""
+        before, self._seen_batches = self._seen_batches, self._batches
         if not self.movable.take_forgotten():
             return
         batches = max(1, self._batches - before)

@@ -12,8 +12,9 @@ from vckernels.causes import Cause
 from vckernels.mmu import Target
 from vclab import audit, presets
 from vclab.ageing import Ageing, Goal, learn
+from vclab.allocator import only_limits
 from vclab.background import Background, BackgroundState, place_background
-from vclab.boot import DEFAULT_RECORDING, RECORDED_RELEASE, boot_machine, check_paging
+from vclab.boot import DEFAULT_RECORDING, boot_machine, check_paging
 from vclab.compound import CompoundAllocator, CompoundPage
 from vclab.errors import ConfigurationError
 from vclab.fragmentation import extfrag_for_order, fragmentation_index, unusable_free_index
@@ -26,6 +27,7 @@ from vclab.movable import MovablePages, PageMix
 from vclab.policies import find_policy
 from vclab.presets import LinuxPreset
 from vclab.pressure import Pressure
+from vclab.reclaimrules import RECLAIM_RULES
 from vclab.shootdown import check_mechanism, flush_all, flush_kernel_range
 from vclab.slowpath import Effort
 from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes, parse_bytes
@@ -579,19 +581,20 @@ class System:
         Raises
         ------
         ConfigurationError
-            Under rules other than 6.18's, or with ``allocator="full"``: the slow path meets one zone's free lists.
+            With ``allocator="full"``: the slow path meets one zone's free lists.
         OutOfMemory
             If there is no memory for their page tables.
         """
-        if self.linux.name != RECORDED_RELEASE or self.allocator != "free-lists":
+        if self.allocator != "free-lists":
             raise ConfigurationError(
-                f"movable pages are not modelled under linux {self.linux.name} with allocator {self.allocator!r}; "
-                f"use linux {RECORDED_RELEASE!r} and allocator 'free-lists'"
+                f"movable pages are not modelled with allocator {self.allocator!r}; use allocator 'free-lists'"
             )
         if self.pressure is None:
             zone = self.memory.zone
+            self.memory.keep_watermarks(only_limits(self.linux, zone.managed, len(self.mmus)))
+            rules = RECLAIM_RULES[self.linux.allocator.slow_path.value]
             frames = parse_bytes(swap, "swap") >> PAGE_SHIFT
-            movable = MovablePages(zone, UserRegion(self.page_tables), zone.limits(len(self.mmus)), frames)
+            movable = MovablePages(zone, UserRegion(self.page_tables), rules, frames)
             self.pressure = Pressure(movable, self.memory, self.mmus, self.operations)
         rng = np.random.default_rng([self.seed, POPULATION_STREAM])
         return self.pressure.movable.adopt_all(self._owned(), PageMix() if mix is None else mix, rng)
@@ -626,10 +629,12 @@ class System:
         Raises
         ------
         ConfigurationError
-            If the machine has no movable pages: :meth:`populate` comes first.
+            If the machine has no movable pages: :meth:`populate` comes first. Or if the release compacts nothing.
         """
         if not 0 <= proactiveness <= 100:
             raise ConfigurationError(f"proactiveness {proactiveness} does not exist; it is 0 to 100")
+        if not RECLAIM_RULES[self.linux.allocator.slow_path.value].compacts:
+            raise ConfigurationError(f"linux {self.linux.name} has no compaction, only lumpy reclaim; use linux '6.18'")
         return self._under_pressure().compact(proactiveness).name.lower().replace("_", " ")
 
     def use_pages(self, owners: npt.ArrayLike, write: bool = False) -> Use:

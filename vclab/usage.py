@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels import entry, usage, workingset
-from vckernels.pages import ACCESSED, DIRTY, add_page
+from vckernels.pages import ACCESSED, ANONYMOUS, DIRTY, REFERENCED, add_page
 from vclab.errors import ConfigurationError
 from vclab.movable import MovablePages
 from vclab.units import PAGE_SHIFT
@@ -76,6 +76,9 @@ def _bring_back(movable: MovablePages, owner: int, write: bool, take_frame: Call
     zone = movable.zone
     marks = ACCESSED | DIRTY if write else ACCESSED
     flags = workingset.refault(zone.buddy, movable.pages, movable.reclaim_state, owner, marks)
+    if not movable.rules.split_lists and not flags & ANONYMOUS:
+        # A system call has read or written it.
+        flags = flags & ~ACCESSED | REFERENCED
     # The table that named the page before is still there, so that this takes no memory.
     movable.region.tables.map(movable.region.address(owner), np.array([frame], np.int64), 1, entry.USER_LEAF)
     add_page(zone.buddy, movable.pages, frame - zone.first_frame, owner, flags)

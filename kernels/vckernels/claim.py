@@ -179,18 +179,22 @@ def allocate(buddy: Buddy, order: int, migratetype: int, flags: int, mode: int) 
     buddy : Buddy
         Mutated, unless the frame returned is -1: no block could serve the request.
     order, migratetype : int
-        The request. Types above 2 have no fallbacks: only their own lists serve them. The type is nothing to a release
-        without migratetypes.
+        The request. Types above 2 have no fallbacks: only their own lists serve them. To a release without migratetypes
+        the type is nothing but what an allocated block was asked for.
     flags : int
         ``NOFRAGMENT`` or 0.
     mode : int
         Where to start. A request, or a refill of many pages, begins with ``MODE_NORMAL``.
     """
+    asked = migratetype
     if not buddy.options[Option.GROUPED]:
         migratetype = np.int64(Migratetype.UNMOVABLE)
     if mode == MODE_NORMAL or migratetype >= len(FALLBACKS):
         frame = take_smallest(buddy, order, migratetype)
         if frame >= 0:
+            if asked != migratetype:
+                # The lists know no types; what becomes of the block depends on what it was asked for.
+                buddy.state[unsigned(frame)] = ALLOCATED + 16 * asked + order
             return frame, MODE_NORMAL
     frame = np.int64(-1)
     if migratetype < len(FALLBACKS):

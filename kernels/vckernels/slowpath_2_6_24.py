@@ -52,11 +52,12 @@ def begin_slow_2_6_24(
 ) -> int:
     """Begin the slow path of a request that the low watermark kept from being served; return the first action.
 
-    Parameters as those of :func:`~vckernels.slowpath.begin_slow`.
+    Parameters as those of :func:`~vckernels.slowpath.begin_slow`. ``NOMEMALLOC``, which had no part in this then, marks
+    what a request that can wait takes without waiting.
     """
     counters[Cause.SLOW_PATH] += 1
     flags = AllocFlag.WMARK_MIN + 0
-    if gfp & GfpBit.DIRECT_RECLAIM == 0:
+    if gfp & (GfpBit.DIRECT_RECLAIM | GfpBit.NOMEMALLOC) == 0:
         flags |= AllocFlag.NON_BLOCK
     if gfp & GfpBit.HIGH:
         flags |= AllocFlag.MIN_RESERVE

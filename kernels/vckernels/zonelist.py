@@ -107,6 +107,17 @@ def keeps_watermark(zone: Zone, order: int, highest_zone: int, flags: int) -> bo
     return flags & AllocFlag.NO_WATERMARKS != 0
 
 
+@kernel(inline=True)
+def _pop_single_for(zone: Zone, cpu: int, migratetype: int, flags: int) -> int:
+    """Allocate a frame from a CPU's two lists, which know no types where free lists know none; return it or -1."""
+    if zone.buddy.options[Option.GROUPED]:
+        return pop_single(zone, cpu, migratetype, flags)
+    frame = pop_single(zone, cpu, np.int64(Migratetype.UNMOVABLE), flags)
+    if frame >= 0:
+        zone.buddy.state[unsigned(frame)] = ALLOCATED + 16 * migratetype
+    return frame
+
+
 @kernel
 def take_from_zone(zone: Zone, cpu: int, order: int, migratetype: int, highest_zone: int, flags: int) -> int:
     """Allocate from one zone if that keeps its watermark; return the machine's frame, or -1. Rule: ``rmqueue``."""
@@ -119,7 +130,7 @@ def take_from_zone(zone: Zone, cpu: int, order: int, migratetype: int, highest_z
     frame = np.int64(-1)
     if zone.buddy.options[Option.HALVING_WATERMARKS]:
         if order == 0 and per_cpu == PerCpuRule.HOT_AND_COLD:
-            frame = pop_single(zone, cpu, migratetype, flags)
+            frame = _pop_single_for(zone, cpu, migratetype, flags)
         else:
             frame = take_past_lists(zone, order, migratetype, 0)
     else:
@@ -151,8 +162,6 @@ def get_page(zones: Zonelist, cpu: int, order: int, migratetype: int, highest_zo
         pageblock in any zone, by the rules that know of this (``alloc_flags_nofragment``).
     """
     options = zones.normal.buddy.options
-    if not options[Option.GROUPED]:
-        migratetype = np.int64(Migratetype.UNMOVABLE)
     prefers_normal = highest_zone >= ZoneIndex.NORMAL and zones.normal.limits[Limit.MANAGED] > 0
     if prefers_normal and options[Option.FALLBACK] == Fallback.CLAIM_OR_STEAL:
         flags |= AllocFlag.NOFRAGMENT
@@ -186,6 +195,8 @@ def _take_at_once(zone: Zone, cpu: int, order: int, migratetype: int, highest_zo
             frame = pop_listed(zone, cpu, order, migratetype)
     elif order == 0:
         frame = pop_listed_single(zone, cpu, HOT, migratetype if options[Option.GROUPED] else np.int64(0))
+        if frame >= 0:
+            zone.buddy.state[unsigned(frame)] = ALLOCATED + 16 * migratetype
     return frame if frame < 0 else frame + limits[Limit.FIRST_FRAME]
 
 

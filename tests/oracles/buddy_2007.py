@@ -118,9 +118,11 @@ class PlainBuddy2623(PlainBuddy2624):
     types_have_lists = False
 
     def allocate(self, order: int, kind: int, no_fragment: bool = False, mode: int = NORMAL) -> tuple[int, int]:
-        """Serve one request."""
-        del kind
-        return super().allocate(order, UNMOVABLE, no_fragment, mode)
+        """Serve one request, and remember what it was for."""
+        frame, mode = super().allocate(order, UNMOVABLE, no_fragment, mode)
+        if frame >= 0:
+            self.allocated[frame] = order, kind
+        return frame, mode
 
     def from_others(self, order: int, kind: int) -> int | None:
         """There is nothing else."""

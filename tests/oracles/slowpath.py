@@ -115,7 +115,8 @@ def of_2007(order: int, gfp: set[str], fallback: bool, events: Counter[str], mos
     """Yield the steps of 2.6.24's slow path; return how it ends."""
     events["SLOW_PATH"] += 1
     waits = "DIRECT_RECLAIM" in gfp
-    flags = frozenset(({"MIN_RESERVE"} if "HIGH" in gfp else set()) | (set() if waits else {"NON_BLOCK"}))
+    hurries = not waits and "NOMEMALLOC" not in gfp
+    flags = frozenset(({"MIN_RESERVE"} if "HIGH" in gfp else set()) | ({"NON_BLOCK"} if hurries else set()))
     rounds = 0
     while True:
         yield "WAKE_KSWAPD", None

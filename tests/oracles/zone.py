@@ -435,7 +435,7 @@ class PlainZonelist:
 
     def get(self, cpu: int, order: int, kind: int, highest: str, mark: str, flags: Set[str]) -> int:
         """Serve a request without a slow path; return the machine's frame or -1."""
-        kind = UNMOVABLE if self.release == "2.6.23" else kind
+        asked, kind = kind, UNMOVABLE if self.release == "2.6.23" else kind
         top = ("dma", "dma32", "normal", "movable").index(highest)
         order_of_zones = [number for number in (2, 1, 0) if number <= top and self.zones[number] is not None]
         modern = self.release == "6.18"
@@ -448,6 +448,7 @@ class PlainZonelist:
                 assert zone is not None
                 frame = zone.take(cpu, order, kind, highest, mark, now, modern)
                 if frame >= 0:
+                    zone.buddy.allocated[frame] = order, asked
                     return frame + self.starts[number]
         return -1
 

@@ -16,7 +16,7 @@ from vckernels.watermark import Limit
 from vclab import GFP_ATOMIC, GFP_KERNEL, GFP_VFALLBACK, OutOfMemory
 from vclab.gfp import Gfp
 from vclab.movable import PageMix
-from vclab.slowpath import Effort, SlowPath
+from vclab.slowpath import CompactingSlowPath, Effort
 
 
 def without_large_blocks() -> vclab.System:
@@ -76,7 +76,7 @@ def test_without_retry_a_costly_request_gives_up_where_compaction_is_put_off() -
     system = without_large_blocks()
     movable = system.movable
     assert movable is not None
-    slow = SlowPath(movable)
+    slow = CompactingSlowPath(movable, system.memory)
     movable.compaction.zone[ZoneField.DEFER_SHIFT] = 6
     movable.compaction.zone[ZoneField.ORDER_FAILED] = 5
     frame, effort = slow.allocate(8, GFP_KERNEL | Gfp.NORETRY)
@@ -94,7 +94,7 @@ def test_a_costly_request_fails_after_one_round_and_a_small_one_would_kill() -> 
     movable = system.movable
     assert movable is not None
     # Nothing is movable, so that nothing can be done.
-    slow = SlowPath(movable)
+    slow = CompactingSlowPath(movable, system.memory)
     movable.limits[[Limit.MIN, Limit.LOW, Limit.HIGH]] = 500
     would_kill = {
         (0, GFP_KERNEL): True,

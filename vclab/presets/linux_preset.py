@@ -29,8 +29,9 @@ class AllocatorRules(Model):
     request's size must be free, "halving" if as much as half of the mark, at each order. ``per_cpu_lists``:
     "many-orders" for lists of orders 0 to 3 and 9 by type, "hot-and-cold" for two of single frames.
     ``watermark_scale_factor``, ``watermark_boost_factor``: ten-thousandths of a zone, and of its high watermark;
-    0 where there is no such thing. ``lowmem_reserve_ratio``: of DMA, DMA32 and Normal: one frame in so many of those
-    above.
+    0 where there is no such thing. ``slow_path``: what is done for a request that free memory cannot serve,
+    "compaction" beside reclaim, or "lumpy-reclaim" alone. ``lowmem_reserve_ratio``: of DMA, DMA32 and Normal: one frame
+    in so many of those above.
     """
 
     migratetypes: Labelled[tuple[Literal["unmovable", "movable", "reclaimable", "highatomic", "reserve"], ...]]
@@ -39,6 +40,7 @@ class AllocatorRules(Model):
     lists_follow_pageblocks: Labelled[Switch]
     watermark_check: Labelled[Literal["block", "halving"]]
     per_cpu_lists: Labelled[Literal["many-orders", "hot-and-cold"]]
+    slow_path: Labelled[Literal["compaction", "lumpy-reclaim"]]
     watermark_scale_factor: Labelled[WholeNumber]
     watermark_boost_factor: Labelled[WholeNumber]
     lowmem_reserve_ratio: Labelled[tuple[Count, Count, Count]]

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from vckernels.buddy import MAX_ORDER, Migratetype
 from vckernels.causes import COUNTERS, Cause
 from vckernels.watermark import Limit
+from vclab.allocator import only_limits
 from vclab.boot import DEFAULT_RECORDING
 from vclab.compound import CompoundPage
 from vclab.errors import ConfigurationError, OutOfMemory
@@ -162,7 +163,7 @@ def crowd(
         If ageing did not come there.
     """
     zone = system.memory.zone
-    goal = round(marks * float(zone.limits(len(system.mmus))[Limit.HIGH]))
+    goal = round(marks * float(only_limits(system.linux, zone.managed, len(system.mmus))[Limit.HIGH]))
     if marks < 1 or goal > 0.6 * zone.managed:
         raise ConfigurationError(
             f"{marks:g} times the high watermark cannot be left free; use at least 1, and at most 60 % of memory "
