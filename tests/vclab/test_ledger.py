@@ -309,7 +309,7 @@ def test_another_preset_prices_the_same_counts_anew() -> None:
         assert again.events == ledger.events
     assert cycles["zen3"] == ledger.cycles
     assert len(set(cycles.values())) == len(CPUS)
-    costs = {name: AccessCost.of(before, presets.cpu(name), 2) for name in CPUS}
+    costs = {name: AccessCost(before, presets.cpu(name), 2) for name in CPUS}
     for one in costs.values():
         assert (one.counts == before).all()
         assert (one.accesses, one.walks, one.walk_references) == (
@@ -324,6 +324,6 @@ def test_another_preset_prices_the_same_counts_anew() -> None:
 
 
 def test_nothing_costs_nothing() -> None:
-    cost = AccessCost.of(no_counts(), presets.cpu("zen3"), 2)
+    cost = AccessCost(no_counts(), presets.cpu("zen3"), 2)
     assert cost.cycles == cost.overlapped_cycles == cost.cycles_per_access == cost.nanoseconds == 0
     assert Ledger(no_counts(), presets.cpu("zen3"), presets.linux("6.18")).events == {}
