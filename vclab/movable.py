@@ -42,6 +42,8 @@ class PageMix(NamedTuple):
     """Estimate: reclaim keeps the two lists about even where memory is not short of either."""
     dirty: float = 0.2
     """Estimate: what is dirty of a machine's cache (vm.dirty_ratio); anonymous pages always are."""
+    pinned: float = 0.0
+    """What somebody holds on to, a device or the kernel, so that it can be neither moved nor reclaimed: no page."""
 
 
 class MovablePages:
@@ -145,7 +147,10 @@ class MovablePages:
         total = 0
         for order in range(ORDERS):
             chosen = rng.permutation(frames[orders == order])
-            anonymous, active, dirty = (rng.random(len(chosen)) < share for share in mix)
+            if mix.pinned:
+                chosen = chosen[rng.random(len(chosen)) >= mix.pinned]
+            shares = (mix.anonymous, mix.active, mix.dirty)
+            anonymous, active, dirty = (rng.random(len(chosen)) < share for share in shares)
             flags = anonymous * ANONYMOUS + active * ACTIVE + (dirty | anonymous) * DIRTY
             if not self.adopt(chosen + self.zone.first_frame, order, flags.astype(np.uint8)):
                 raise OutOfMemory("no frame is free for the page tables of movable pages; age to more free memory")

@@ -29,8 +29,13 @@ _UNREAD = {
         "fallbacks",
         "costs.copy_page",
         "costs.migrate_page",
+        "costs.compact_scan",
+        "costs.reclaim",
+        "devices",
     ),
 }
+#: What studies of reclaim and compaction read of that.
+_UNDER_PRESSURE = ("costly_order", "costs.migrate_page", "costs.compact_scan", "costs.reclaim", "devices")
 
 
 def _provenance(study: studies.Study, parameters: dict[str, Any], prices: Prices) -> list[tuple[str, str, str, bool]]:
@@ -45,7 +50,8 @@ def _provenance(study: studies.Study, parameters: dict[str, Any], prices: Prices
         layouts = [f"{count}-level" for count in levels]
         other_layout = number.path.startswith("address_space") and not any(one in number.path for one in layouts)
         other_era = number.path.startswith("structures") and "eras" not in parameters
-        if not (number.path.startswith(_UNREAD[kind]) or other_layout or other_era):
+        unread = tuple(path for path in _UNREAD[kind] if not ("swap" in parameters and path in _UNDER_PRESSURE))
+        if not (number.path.startswith(unread) or other_layout or other_era):
             value = str(number.value) if number.range is None else f"{number.value:g} ({number.range})"
             rows.append((f"{name}.{number.path}", value, number.text, number.is_estimate))
     return rows + [(f"study.{name}", value, text, True) for name, value, text in study.ASSUMPTIONS]

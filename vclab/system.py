@@ -574,7 +574,7 @@ class System:
         Parameters
         ----------
         mix : PageMix, optional
-            Shares of anonymous, active and dirty pages.
+            Shares of anonymous, active and dirty pages, and of those that are pinned, which are none.
         swap : str or int
             Size of the swap; without one anonymous pages are never reclaimed. Only the first call's counts.
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from vclab.errors import ConfigurationError
 from vclab.presets.cpu_preset import CpuPreset
-from vclab.presets.linux_preset import Costs, LinuxPreset
+from vclab.presets.linux_preset import Costs, Devices, LinuxPreset
 
 ModelType = TypeVar("ModelType", bound=BaseModel)
 
@@ -25,7 +25,7 @@ _PRICES = {
         ("memory.latency", ""),
         ("data_cache.", ".latency"),
     ),
-    "linux": (("costs.", ""),),
+    "linux": (("costs.", ""), ("devices.", "")),
 }
 
 
@@ -85,8 +85,10 @@ class Prices:
         """Return a Linux preset with the prices that are set for Linux."""
         if not self._of("linux"):
             return preset
-        costs = _validated(Costs, self._applied("linux", preset)["costs"], preset.name)
-        return preset.model_copy(update={"costs": costs})
+        applied = self._applied("linux", preset)
+        costs = _validated(Costs, applied["costs"], preset.name)
+        devices = _validated(Devices, applied["devices"], preset.name)
+        return preset.model_copy(update={"costs": costs, "devices": devices})
 
     def _of(self, kind: str) -> dict[str, float]:
         """Return the settings of one kind of preset by their paths in it."""

@@ -28,6 +28,7 @@ STUDIES = {
     "awareness": "What does it cost code to cope with pages that may be physical or virtual?",
     "overhead": "What does a virtually contiguous page take beside its own frames: memory, time, other CPUs' flushes?",
     "unmap": "What does freeing a virtual page cost, by the number of CPUs, with a flush for each or for many?",
+    "fragmentation": "How often are large pages to be had, and how fast, against fragmentation and memory pressure?",
 }
 
 #: What no study models; every report says so.

@@ -133,6 +133,7 @@ def crowd(
     marks: float = 1.1,
     mix: PageMix | None = None,
     swap: str | int = "512MiB",
+    free: float = 0.15,
     source: str = DEFAULT_RECORDING,
     tail: str = "hour",
 ) -> Crowd:
@@ -152,6 +153,8 @@ def crowd(
         What the pages are.
     swap : str or int
         Size of the swap.
+    free : float
+        Free share of memory at which ageing ends, if it is not to be more in the end.
     source, tail : str
         As :meth:`System.fragment` takes them.
 
@@ -169,11 +172,10 @@ def crowd(
             f"{marks:g} times the high watermark cannot be left free; use at least 1, and at most 60 % of memory "
             f"({zone.managed * 6 // 10} frames)"
         )
+    system.fragment(order, unusable, max(free, goal / zone.managed + 0.01), source, tail)
     # Tables of the pages take a frame for 512 of them.
-    system.fragment(order, unusable, max(0.15, goal / zone.managed + 0.01), source, tail)
+    _fill(system, zone.free_frames - goal - zone.managed // 512)
     system.populate(mix, swap)
-    _fill(system, zone.free_frames - goal)
-    system.populate(mix)
     _settle(system, goal)
     movable = system.movable
     assert movable is not None
@@ -297,14 +299,15 @@ class Served(NamedTuple):
         return np.bincount(self.answers, minlength=len(ANSWERS))
 
 
-def serve(crowded: System, way: Way, demand: Demand) -> Served:
+def serve(crowded: System, way: Way | None, demand: Demand) -> Served:
     """Ask a copy of a machine for pages one after another, then free them all in a random order.
 
     Parameters
     ----------
     crowded : System
         Left as it is; one that :func:`crowd` filled, or any with movable pages.
-    way : Way
+    way : Way or None
+        None: nothing is asked for, which tells what programs and files do anyway. Requests count as failed.
     demand : Demand
 
     Raises
@@ -312,11 +315,11 @@ def serve(crowded: System, way: Way, demand: Demand) -> Served:
     ConfigurationError
         If the machine has no movable pages.
     """
-    system = crowded.copy(policy=way.policy)
+    system = crowded.copy(policy=None if way is None else way.policy)
     pressure = system.pressure
     if pressure is None:
         raise ConfigurationError("nothing on this machine can be moved or reclaimed; call crowd() or populate() first")
-    rng = np.random.default_rng([demand.seed, demand.order, demand.requests])
+    rng = np.random.default_rng([demand.seed, demand.requests])
     uses = rng.integers(pressure.movable.region.used, size=(demand.requests, demand.uses))
     freed = rng.permutation(demand.requests)
     goal = system.memory.zone.free_frames
@@ -328,13 +331,13 @@ def serve(crowded: System, way: Way, demand: Demand) -> Served:
     killed = 0
     for request in range(demand.requests):
         before, woken = system.ledger.counts, pressure.background.copy()
-        page = _ask(system, way, demand.order)
+        page = None if way is None else _ask(system, way, demand.order)
         after = system.ledger.counts
         pages.append(page)
         answers[request] = _answer(page, demand.order)
         background[request] = pressure.background - woken
         own[request] = after - before - background[request]
-        killed += pressure.last_effort is not None and pressure.last_effort.would_kill
+        killed += way is not None and pressure.last_effort is not None and pressure.last_effort.would_kill
         system.use_pages(uses[request])
         _read(system, demand.reads)
         if system.memory.zone.free_frames > goal:

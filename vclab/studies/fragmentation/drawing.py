@@ -1,0 +1,218 @@
+"""The figures of the fragmentation study: who is served, how long it takes, by what, and where insisting pays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from vclab.figures.bars import Bars, parts, stacked_bars, without_empty
+from vclab.figures.style import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, new_figure, save, style
+from vclab.studies.fragmentation.claims import FAST, INSISTS, conditions, cpu_time, served, where
+
+#: Colour, dashes and marker of each way to ask, in turn.
+_LOOKS = (
+    (VERMILLION, "-", "D"),
+    (PURPLE, (0, (4, 1.5)), "^"),
+    (ORANGE, (0, (3, 1, 1, 1)), "v"),
+    (BLUE, "-", "o"),
+    (GREEN, (0, (1, 1.2)), "s"),
+    (SKY, (0, (5, 2)), "x"),
+    (INK, (0, (2, 2)), "+"),
+)
+#: A request's own work in fewer parts.
+_CAUSES = {
+    "taking": ("block allocation", "split", "struct page"),
+    "mapping": ("area reservation", "area search", "area release", "entry write", "table page"),
+    "compaction scan": ("compaction scan",),
+    "migration": ("migration", "copying", "flush", "interrupt"),
+    "reclaim": ("reclaim", "reclaim scan"),
+    "freeing and uniting": ("block free", "merge"),
+}
+#: Orders whose times are divided by cause, where they were measured.
+_SHOWN = (3, 5, 7, 9)
+
+
+def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
+    """Write the study's figures into a folder; return file stem, title and caption of each."""
+    drawn = [_success(dataset, out), _latency(dataset, out), _causes(dataset, out)]
+    if {INSISTS, FAST} <= set(dataset["way"].values.tolist()):
+        drawn.append(_map(dataset, out))
+    return drawn
+
+
+def _panels(dataset: xr.Dataset) -> list[dict[str, Any]]:
+    """Return the machines that figures show: the most fragmented, each pressure and share of pinned pages."""
+    hard, _ = conditions(dataset)
+    return [
+        {**hard, "pressure": pressure, "pinned": pinned}
+        for pressure in dataset["pressure"].values.tolist()
+        for pinned in dataset["pinned"].values.tolist()
+    ]
+
+
+def _title(place: dict[str, Any]) -> str:
+    return f"memory {place['pressure']}, {place['pinned']:.0%} pinned"
+
+
+def _lines(axes: Axes, dataset: xr.Dataset, values: xr.DataArray) -> None:
+    """Draw a line for each way to ask over the orders."""
+    for (colour, dashes, marker), way in zip(_LOOKS * 2, dataset["way"].values.tolist(), strict=False):
+        numbers = values.sel(way=way).values
+        axes.plot(dataset["order"].values, numbers, color=colour, linestyle=dashes, marker=marker, markersize=3.5)
+    axes.set_xticks(dataset["order"].values)
+    axes.grid(axis="y")
+
+
+def _legend(figure: Figure, dataset: xr.Dataset) -> None:
+    handles = [
+        Line2D([], [], color=colour, linestyle=dashes, marker=marker, markersize=3.5, label=way)  # type: ignore[arg-type]
+        for (colour, dashes, marker), way in zip(_LOOKS * 2, dataset["way"].values.tolist(), strict=False)
+    ]
+    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.0, 1.0), ncols=3, columnspacing=1.4)
+
+
+def _grid(dataset: xr.Dataset, height: float, head: float = 0.85) -> tuple[Figure, list[tuple[Axes, dict[str, Any]]]]:
+    """Return a figure with one plot for each machine: pressures below each other, pinned shares side by side."""
+    down, across = dataset.sizes["pressure"], dataset.sizes["pinned"]
+    inches = head + 0.1 + down * height
+    figure = new_figure(inches)
+    axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    figure.subplots_adjust(
+        left=0.1, right=0.985, top=1 - head / inches, bottom=0.48 / inches, hspace=0.3 / (height - 0.3), wspace=0.08
+    )
+    places = list(zip(axes.ravel().tolist(), _panels(dataset), strict=True))
+    for one, place in places:
+        one.set_title(_title(place), fontsize=9, loc="left")
+    for one in axes[-1]:
+        one.set_xlabel("order")
+    return figure, places
+
+
+def _success(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
+    share = 100 * served(dataset, ["physical"]).mean("seed")
+    failed = 100 * served(dataset, ["failed"]).mean("seed")
+    hard, _ = conditions(dataset)
+    with style():
+        figure, places = _grid(dataset, 1.75)
+        for axes, place in places:
+            _lines(axes, dataset, share.sel(place))
+            axes.set_ylim(-4, 104)
+        figure.supylabel("physically contiguous, %", fontsize=9)
+        _legend(figure, dataset)
+    stem = "served-by-order"
+    save(figure, out, stem)
+    sentences = []
+    for place in _panels(dataset):
+        worst = failed.sel(place).max("order")
+        names = [
+            f"{way} {float(worst.sel(way=way)):.0f} %" for way in dataset["way"].values if float(worst.sel(way=way))
+        ]
+        if names:
+            sentences.append(f"{_title(place)}: {', '.join(names)}")
+    caption = (
+        f"Share of requests that are served with one block, {hard['unusable']:.0%} of free frames unusable for order 9 "
+        "when they begin. What is not so served is virtual or in smaller blocks, or fails; the most failures at one "
+        f"order: {'; '.join(sentences) or 'none'}. Physical, and insisting, reclaim and compact; early fallback of "
+        "6.18 leaves that to kswapd and kcompactd. Left out: other CPUs that ask at the same time."
+    )
+    return stem, "Who gets a contiguous block", caption
+
+
+def _latency(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
+    hard, _ = conditions(dataset)
+    times = dataset["latency_ns"].mean("seed") / 1000
+    with style():
+        figure = new_figure(3.3)
+        both = figure.subplots(1, 2, sharey=True)
+        figure.subplots_adjust(left=0.1, right=0.985, top=0.75, bottom=0.15, wspace=0.08)
+        for axes, statistic, title in zip(both, ("mean", "p99"), ("mean", "99th percentile"), strict=True):
+            _lines(axes, dataset, times.sel(hard).sel(statistic=statistic))
+            axes.set_yscale("log")
+            axes.set_xlabel("order")
+            axes.set_title(title, fontsize=9, loc="left")
+        both[0].set_ylabel("µs of a request")
+        _legend(figure, dataset)
+    stem = "latency-by-order"
+    save(figure, out, stem)
+    largest = int(dataset["order"].max())
+    at = times.sel(hard).sel(order=largest)
+    listed = ", ".join(
+        f"{way} {float(at.sel(way=way, statistic='median')):,.1f}, {float(at.sel(way=way, statistic='p99')):,.0f}"
+        for way in dataset["way"].values
+    )
+    caption = (
+        f"CPU time of single requests until they are answered, {where(hard)}; means over seeds. Medians and 99th "
+        f"percentiles at order {largest}, µs: {listed}. Left out: waiting for devices, for other CPUs, and for kswapd."
+    )
+    return stem, "How long a request takes", caption
+
+
+def _causes(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
+    hard, _ = conditions(dataset)
+    chosen = dataset.sel(hard).sel(bound="value")
+    shown = [order for order in _SHOWN if order in dataset["order"].values] or dataset["order"].values.tolist()[:4]
+    own = chosen["own_ns"].mean("seed") / 1000
+    others = (chosen["background_ns"] + chosen["others_ns"]).mean("seed").sum("operation_cause") / 1000
+    groups = []
+    for order in shown:
+        at = own.sel(order=order)
+        columns = [at.sel(operation_cause=list(causes)).sum("operation_cause").values for causes in _CAUSES.values()]
+        columns.append(np.maximum(others.sel(order=order).values, 0.0))
+        groups.append(Bars(f"order {order}", "", np.stack(columns, axis=1)))
+    groups, stack = without_empty(groups, parts([*_CAUSES, "kswapd, kcompactd, others"]))
+    stem = "causes"
+    rows = [str(way) for way in dataset["way"].values]
+    save(stacked_bars(groups, rows, stack, "µs of CPU time a request", shared=False), out, stem)
+    devices = chosen["device_ns"].mean("seed").sel(order=shown[-1]) / 1000
+    listed = ", ".join(
+        f"{way} {float(devices.sel(way=way, device_cause='refault')):,.0f} and "
+        f"{float(devices.sel(way=way, device_cause='write-back')):,.0f}"
+        for way in rows
+    )
+    caption = (
+        f"CPU time of a request by cause, and what kswapd, kcompactd and programs do more than where nothing is asked "
+        f"for; each plot has a scale of its own; {where(hard)}. Devices beside it, µs a request at order {shown[-1]}, "
+        f"refaults and writes: {listed}. Left out: frees, which are in the results."
+    )
+    return stem, "Where the time goes", caption
+
+
+def _map(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
+    cost = cpu_time(dataset)
+    ratio = (cost.sel(way=INSISTS) / cost.sel(way=FAST)).mean("seed")
+    hard, easy = conditions(dataset)
+    with style():
+        figure, places = _grid(dataset, 0.5 + 0.3 * dataset.sizes["unusable"], head=0.55)
+        most = max(2.0, float(ratio.max()))
+        image = None
+        for axes, place in places:
+            at = ratio.sel({name: place[name] for name in ("linux", "pressure", "pinned")}).transpose(
+                "unusable", "order"
+            )
+            image = axes.imshow(np.maximum(at.values, 1.0), norm=LogNorm(1, most), cmap="cividis", aspect="auto")
+            for (row, column), value in np.ndenumerate(at.values):
+                dark = value < most**0.6
+                text = "–" if np.isnan(value) else f"{value:.1f}" if value < 10 else f"{value:,.0f}"
+                axes.text(column, row, text, ha="center", va="center", fontsize=7, color="w" if dark else INK)
+            axes.set_xticks(range(dataset.sizes["order"]), [str(order) for order in dataset["order"].values])
+            axes.set_yticks(range(dataset.sizes["unusable"]), [f"{index:.0%}" for index in dataset["unusable"].values])
+        figure.supylabel("unusable for order 9", fontsize=9)
+        figure.text(0.1, 0.985, "CPU time of insisting over giving up fast, times", va="top", fontsize=9, color=INK)
+        assert image is not None
+    stem = "crossover"
+    save(figure, out, stem)
+    largest = ratio.sel(linux=hard["linux"]).max()
+    caption = (
+        "What a request that insists on contiguity costs its caller, over one that gives up fast and takes a virtual "
+        f"page: 1 where both find a block at once, {float(largest):,.0f} at most. On the easiest machine "
+        f"({where(easy)}) the largest is {float(ratio.sel(easy).max()):.2f}. Left out: what kswapd and kcompactd do "
+        "for who gives up, which is in the claims."
+    )
+    return stem, "Where insisting on contiguity costs more", caption
