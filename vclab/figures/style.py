@@ -64,7 +64,7 @@ def new_figure(height: float, width: float = WIDTH) -> LabFigure:
 
 def to_png(figure: Figure) -> bytes:
     """Return a figure as PNG; equal figures give equal bytes."""
-    return _render(figure, "png", {"Software": None})
+    return _render(figure, "png", {"Software": None}, pil_kwargs={"compress_level": 3})
 
 
 def to_svg(figure: Figure, rasters: Sequence[bytes] = ()) -> bytes:
@@ -90,10 +90,10 @@ def to_svg(figure: Figure, rasters: Sequence[bytes] = ()) -> bytes:
     return _IMAGE.sub(replace, text)
 
 
-def _render(figure: Figure, kind: str, metadata: dict[str, Any]) -> bytes:
+def _render(figure: Figure, kind: str, metadata: dict[str, Any], **options: Any) -> bytes:
     buffer = io.BytesIO()
     with style():
-        figure.savefig(buffer, format=kind, metadata=metadata)
+        figure.savefig(buffer, format=kind, metadata=metadata, **options)
     return buffer.getvalue()
 
 
