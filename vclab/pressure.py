@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -50,13 +51,31 @@ class Pressure:
         self._seen_batches = self._batches
         self._slow_path = slow_path(movable, memory)
         self._slow_path.while_waiting = self._run_background
+        self._held = False
         memory.slow_path = self.serve
 
     def serve(self, order: int, flags: Gfp) -> int:
         """Return the first frame of a block, -1 where all that flags allow brings none."""
         frame, self.last_effort = self._slow_path.allocate(order, flags)
-        self._run_background()
+        if self._held:
+            self._forget()
+        else:
+            self._run_background()
         return frame
+
+    @contextmanager
+    def until_answered(self) -> Iterator[None]:
+        """Let kswapd and kcompactd run when a request has been answered by all that its policy tries.
+
+        They are threads of their own that take milliseconds; a fallback follows its first try within microseconds. Where
+        that has to wait or to reclaim, they run meanwhile.
+        """
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            self._run_background()
 
     def _run_background(self) -> None:
         """Let kswapd and kcompactd do what the request woke them for, and count it as theirs."""

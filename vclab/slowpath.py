@@ -76,7 +76,7 @@ class SlowPath(ABC):
         self.wanted_order = -1
         """Order that kswapd was last woken for, -1 if it sleeps."""
         self.while_waiting: Callable[[], None] = self.run_background
-        """What goes on while a request waits for devices."""
+        """What goes on while a request waits."""
 
     # Requests
 
@@ -111,6 +111,9 @@ class SlowPath(ABC):
                 frame = self._take(order, flags, int(self.slow[SlowField.TAKE_FLAGS]), effort)
                 answer = int(frame >= 0)
             elif action == SlowAction.RECLAIM:
+                if order < self.wanted_order:
+                    # kswapd, awake since a try for more, is ahead of a fallback that has to reclaim.
+                    self.while_waiting()
                 answer = self._reclaim(order, flags, effort)
             elif action == SlowAction.WAKE_KSWAPD:
                 if flags & Gfp.KSWAPD_RECLAIM:

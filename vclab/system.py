@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,8 @@ class System:
         """
         removed = self.page_tables.removed
         try:
-            page = self.compound.allocate(order, flags, min_order)
+            with nullcontext() if self.pressure is None else self.pressure.until_answered():
+                page = self.compound.allocate(order, flags, min_order)
         finally:
             self._forget_purged()
         self.operations[Cause.STRUCT_PAGE] += len(page.frames)

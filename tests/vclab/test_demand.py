@@ -81,6 +81,19 @@ def test_same_seed_same_numbers(fragmented: vclab.System) -> None:
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 
+def test_frees_are_told_apart_by_request_and_lazy_ones_are_finished() -> None:
+    system = vclab.System(memory="512MiB", levels=4, seed=3, unmap="lazy")
+    crowd(system, 9, 0.97)
+    served = serve(system, WAYS["early-fallback"], Demand(7, 30))
+    virtual = served.answers == ANSWERS.index("virtual")
+    assert 0 < virtual.sum() < 30
+    np.testing.assert_array_equal(served.freed[:, Cause.AREA_LAZY_FREE], virtual)
+    # A virtual page is 128 frames, and its structures now and then the last in theirs.
+    np.testing.assert_array_equal(served.freed[~virtual, Cause.FREE], 1)
+    assert (served.freed[virtual, Cause.FREE] >= 128).all()
+    assert served.frees[Cause.AREA_RELEASE] >= virtual.sum() > served.freed[:, Cause.AREA_RELEASE].sum()
+
+
 def test_everything_with_a_price_is_kept() -> None:
     one_each = np.eye(COUNTERS, dtype=np.int64)
     priced = price_operations(one_each, LINUX, CPU).sum(-1) + price_devices(one_each, LINUX).sum(-1)

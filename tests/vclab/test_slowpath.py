@@ -72,6 +72,17 @@ def test_early_fallback_moves_nothing_itself_and_late_fallback_does() -> None:
         check(system)
 
 
+def test_kswapd_and_kcompactd_run_after_a_fallback_and_help_the_next_request() -> None:
+    """The block that they make is not broken into the frames of the page whose first try woke them."""
+    system = without_large_blocks().copy("early-fallback")
+    assert system.alloc_pages(8, GFP_KERNEL | GFP_VFALLBACK).is_virtual
+    assert system.pressure is not None
+    assert system.pressure.background[Cause.PAGE_MIGRATED] > 0
+    assert system.memory.zone.free_blocks[8:].sum() > 0
+    assert not system.alloc_pages(8, GFP_KERNEL | GFP_VFALLBACK).is_virtual
+    check(system)
+
+
 def test_without_retry_a_costly_request_gives_up_where_compaction_is_put_off() -> None:
     system = without_large_blocks()
     movable = system.movable

@@ -273,8 +273,10 @@ class Served(NamedTuple):
         Work of each request itself.
     background : int64[requests, COUNTERS]
         That of kswapd and kcompactd, which it woke.
-    frees : int64[COUNTERS]
-        Of giving back all pages at the end.
+    freed : int64[requests, COUNTERS]
+        Of giving back the page of each request; all are given back at the end, in a random order.
+    purge : int64[COUNTERS]
+        Of giving back what those frees left for later, where unmapping is lazy.
     programs : int64[COUNTERS]
         Of programs and files in between, refaults included, and what they woke.
     killed : int
@@ -288,11 +290,17 @@ class Served(NamedTuple):
     answers: npt.NDArray[np.int8]
     own: npt.NDArray[np.int64]
     background: npt.NDArray[np.int64]
-    frees: npt.NDArray[np.int64]
+    freed: npt.NDArray[np.int64]
+    purge: npt.NDArray[np.int64]
     programs: npt.NDArray[np.int64]
     killed: int
     unusable: float
     free_frames: int
+
+    @property
+    def frees(self) -> npt.NDArray[np.int64]:
+        """Events of giving back all pages, int64[COUNTERS]."""
+        return np.asarray(self.freed.sum(axis=0) + self.purge)
 
     def answered(self) -> npt.NDArray[np.int64]:
         """Return how many requests had each answer, int64[len(ANSWERS)]."""
@@ -321,7 +329,7 @@ def serve(crowded: System, way: Way | None, demand: Demand) -> Served:
         raise ConfigurationError("nothing on this machine can be moved or reclaimed; call crowd() or populate() first")
     rng = np.random.default_rng([demand.seed, demand.requests])
     uses = rng.integers(pressure.movable.region.used, size=(demand.requests, demand.uses))
-    freed = rng.permutation(demand.requests)
+    free_order = rng.permutation(demand.requests)
     goal = system.memory.zone.free_frames
     answers = np.zeros(demand.requests, np.int8)
     own = np.zeros((demand.requests, COUNTERS), np.int64)
@@ -344,13 +352,18 @@ def serve(crowded: System, way: Way | None, demand: Demand) -> Served:
             _new_pages(system, system.memory.zone.free_frames - goal)
         programs += system.ledger.counts - after
     unusable, free = system.unusable_free_index(9), system.memory.zone.free_frames
+    freed = np.zeros((demand.requests, COUNTERS), np.int64)
     before = system.ledger.counts
-    for request in freed.tolist():
+    for request in free_order.tolist():
         page = pages[request]
         if page is not None:
             system.free_pages(page)
-    frees = system.ledger.counts - before
-    return Served(answers, own, background, frees, programs, killed, unusable, free)
+        after = system.ledger.counts
+        freed[request] = after - before
+        before = after
+    system.purge_vmalloc_area()
+    purge = system.ledger.counts - before
+    return Served(answers, own, background, freed, purge, programs, killed, unusable, free)
 
 
 def _ask(system: System, way: Way, order: int) -> CompoundPage | None:
