@@ -112,8 +112,6 @@ def _print_plan(study: str, parameters: BaseModel, points: list[str], jobs: int,
 
 
 def _run(study: str, parameters: BaseModel, points: list[str], jobs: int, folder: Path) -> int:
-    from vclab import report as reporting
-    from vclab import results
     from vclab import run as runner
     from vclab.files import prepare_folder
 
@@ -125,6 +123,10 @@ def _run(study: str, parameters: BaseModel, points: list[str], jobs: int, folder
             print("compiling kernels, once, about 40 s", file=sys.stderr, flush=True)
         with _Progress(points) as progress:
             dataset = runner.run_study(study, parameters, jobs, progress.report)
+        # Not before workers are busy: these take a while to import.
+        from vclab import report as reporting
+        from vclab import results
+
         results.save(dataset, folder)
         _show(dataset, reporting.write(dataset, folder), folder)
         done = True

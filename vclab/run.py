@@ -147,7 +147,7 @@ def _start_method() -> str:
 def prepare_workers(study: str) -> None:
     """Let the process that workers will come from import a study, while this one is still getting ready."""
     if _start_method() == "forkserver":
-        multiprocessing.set_forkserver_preload([f"vclab.studies.{study.replace('-', '_')}"])
+        multiprocessing.set_forkserver_preload([f"vclab.studies.{study.replace('-', '_')}", "vclab.preload"])
         with _interrupts_ignored():
             forkserver.ensure_running()
 

@@ -88,8 +88,9 @@ def find(name: str) -> Study:
 
 
 def load_drawing(name: str) -> None:
-    """Import what drawing a study's figures needs, which workers do without."""
+    """Import what a study's figures and report need, which workers do without."""
     find(name)
+    importlib.import_module("vclab.figures.report")
     importlib.import_module(f"vclab.studies.{name.replace('-', '_')}.drawing")
 
 

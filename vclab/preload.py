@@ -1,0 +1,12 @@
+"""What workers have in common, loaded by the process that they are forked from.
+
+Before Numba loads the first machine code it imports everything that it can compile, SciPy's linear algebra included:
+about a second, once here rather than in every worker.
+"""
+
+from __future__ import annotations
+
+from numba.core.registry import cpu_target
+
+cpu_target.typing_context.refresh()
+cpu_target.target_context.refresh()
