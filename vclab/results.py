@@ -82,6 +82,39 @@ def interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, fl
     return mean, mean - half, mean + half
 
 
+def ratio_interval(
+    numerators: npt.ArrayLike, denominators: npt.ArrayLike, confidence: float = 0.95
+) -> tuple[float, float, float] | tuple[float, None, None]:
+    """Return the ratio of two means with its interval by Fieller's theorem, from independent pairs (one for each seed).
+
+    Unlike the mean of each pair's ratio it needs no denominator to be far from zero: where the mean denominator's own
+    interval includes zero, every ratio is possible and the ends are infinite. One pair has no interval (None). Source:
+    E. C. Fieller, Some problems in interval estimation, Journal of the Royal Statistical Society B 16 (1954) 175-185.
+
+    Raises
+    ------
+    ValueError
+        If they are not as many, or there are none.
+    """
+    from scipy.special import stdtrit
+
+    above, below = np.asarray(numerators, float).ravel(), np.asarray(denominators, float).ravel()
+    if len(above) != len(below) or not len(above):
+        raise ValueError(f"a ratio of {len(above)} numerators and {len(below)} denominators has no interval")
+    top, bottom = float(above.mean()), float(below.mean())
+    ratio = top / bottom if bottom else float(np.copysign(np.inf, top)) if top else np.nan
+    if len(above) < 2:
+        return ratio, None, None
+    squared = float(stdtrit(len(above) - 1, (1 + confidence) / 2)) ** 2 / len(above)
+    # The ratios r for which numerator - r * denominator may have the mean zero: a quadratic inequality in r.
+    spread = squared * np.cov(above, below)
+    a, b, c = bottom**2 - spread[1, 1], top * bottom - spread[0, 1], top**2 - spread[0, 0]
+    if a <= 0:
+        return ratio, -np.inf, np.inf
+    half = float(np.sqrt(max(b**2 - a * c, 0.0)))
+    return ratio, float(b - half) / float(a), float(b + half) / float(a)
+
+
 def judge(seeds: int, low: float | None, high: float | None, least: float) -> str:
     """Return the verdict on "more than ``least``": by where the whole interval lies, with enough seeds for one."""
     if low is None or high is None or seeds < SEEDS_FOR_A_VERDICT:

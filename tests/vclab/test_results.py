@@ -56,3 +56,21 @@ def test_claim_number_for_people() -> None:
     assert results.Claim("s", "m").number == "–"
     assert results.Claim("s", "m", value=1.5, unit="times").number == "1.5 times"
     assert results.Claim("s", "m", value=1.5, low=1.25, high=1.75, unit="%").number == "1.5 [1.25, 1.75] %"
+
+
+def test_ratio_interval_is_fiellers() -> None:
+    """With a constant denominator it is Student's; its ends are where the rest is Student's quantile from zero."""
+    above = np.array([9.0, 11.0, 10.0, 12.0, 10.5])
+    np.testing.assert_allclose(results.ratio_interval(above, np.full(5, 4.0)), np.array(results.interval(above)) / 4)
+    below = np.array([4.0, 4.4, 3.9, 4.1, 4.2])
+    value, low, high = results.ratio_interval(above, below)
+    assert value == pytest.approx(above.mean() / below.mean())
+    assert low is not None
+    assert high is not None
+    for end in (low, high):
+        rest = above - end * below
+        assert abs(rest.mean() / stats.sem(rest)) == pytest.approx(stats.t.ppf(0.975, 4))
+    assert results.ratio_interval(above, below - below.mean() + 0.01)[1:] == (-np.inf, np.inf)
+    assert results.ratio_interval([6.0], [3.0]) == (2.0, None, None)
+    with pytest.raises(ValueError, match="no interval"):
+        results.ratio_interval([1.0, 2.0], [1.0])

@@ -37,8 +37,16 @@ class Lifetime:
     virtual_access: Floats
 
 
-def lifetime_curves(plots: Sequence[Lifetime]) -> Figure:
-    """Draw plots side by side on equal axes: with the page's own cost (full lines), and accesses alone (thin)."""
+def lifetime_curves(plots: Sequence[Lifetime], names: tuple[str, str] = ("physical", "virtual")) -> Figure:
+    """Draw plots side by side on equal axes: with the page's own cost (full lines), and accesses alone (thin).
+
+    Parameters
+    ----------
+    plots : sequence of Lifetime
+    names : (str, str)
+        What physical and virtual are called.
+    """
+    physical, virtual = names
     with style():
         figure = new_figure(3.2)
         all_axes = figure.subplots(1, len(plots), sharey=True, squeeze=False)[0]
@@ -49,8 +57,8 @@ def lifetime_curves(plots: Sequence[Lifetime]) -> Figure:
             axes.grid(axis="y")
             axes.set_title(plot.title, fontsize=9.5, loc="left")
             for colour, marker, name, whole, alone in (
-                (VERMILLION, "D", "virtual", plot.virtual, plot.virtual_access),
-                (BLUE, "o", "physical", plot.physical, plot.physical_access),
+                (VERMILLION, "D", virtual, plot.virtual, plot.virtual_access),
+                (BLUE, "o", physical, plot.physical, plot.physical_access),
             ):
                 axes.plot(plot.accesses, whole, color=colour, marker=marker, markersize=3.5, label=f"{name}, all of it")
                 axes.plot(

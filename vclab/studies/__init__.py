@@ -29,6 +29,7 @@ STUDIES = {
     "overhead": "What does a virtually contiguous page take beside its own frames: memory, time, other CPUs' flushes?",
     "unmap": "What does freeing a virtual page cost, by the number of CPUs, with a flush for each or for many?",
     "fragmentation": "How often are large pages to be had, and how fast, against fragmentation and memory pressure?",
+    "break-even": "How many accesses until paying for contiguity beats falling back, and who wins where?",
 }
 
 #: What no study models; every report says so.
