@@ -2,8 +2,8 @@
 
 Zones are cut where Linux cuts them, at 16 MiB and 4 GiB, in memory that has no holes. A request takes the kernel's fast
 path: the low watermark first, then, where kswapd would be woken, the min watermark with what its flags allow. Before it
-fails, one that may reclaim gets back what lies on per-CPU lists and in pageblocks reserved for atomic requests. Reclaim
-itself is not part of this.
+fails, one that may reclaim gets back what lies on per-CPU lists and in pageblocks reserved for atomic requests. Where
+there are movable pages a slow path follows instead (:mod:`vclab.slowpath`), which reclaims.
 """
 
 from __future__ import annotations
@@ -146,6 +146,8 @@ class FullMemory(Memory):
             for zone, own in zip(self.zones, self._per_cpu, strict=True)
         }
         self.kernel: Zonelist = Zonelist(*(by_name.get(name, empty) for name, _ in ZONE_STARTS))
+        names = [name if name == self.zone.name else "" for name, _ in ZONE_STARTS]
+        self.highest = Zonelist(*(by_name.get(name, empty) for name in names))
 
     @classmethod
     def boot(cls, linux: LinuxPreset, frames: int, cpus: int) -> FullMemory:

@@ -171,6 +171,8 @@ class Memory:
         -1. None: requests take what is free, to the last frame, as the allocator's lists give it.
     kernel : Zonelist or None
         The zones as kernels see them, where requests keep watermarks (:meth:`keep_watermarks`).
+    highest : Zonelist or None
+        The same with none but the highest zone.
     cpu : int
         Whose per-CPU lists serve requests, where there are any; 0 at first.
     """
@@ -179,6 +181,7 @@ class Memory:
         self.zones = tuple(zones)
         self.slow_path: Callable[[int, gfp.Gfp], int] | None = None
         self.kernel: Zonelist | None = None
+        self.highest: Zonelist | None = None
         self.cpu = 0
 
     @property
@@ -259,7 +262,7 @@ class Memory:
         )
         zone.buddy.options[Option.PER_CPU] = PerCpuRule.NONE
         empty = zone_kernels.new_zone(0, new_limits(), 0, zone.buddy.options)
-        self.kernel = Zonelist(empty, empty, zone_kernels.Zone(zone.buddy, limits, empty.per_cpu))
+        self.kernel = self.highest = Zonelist(empty, empty, zone_kernels.Zone(zone.buddy, limits, empty.per_cpu))
 
     def highest_zone(self, flags: int) -> ZoneIndex:
         """Return the highest zone that may serve a request: the only one that there is."""
@@ -271,15 +274,16 @@ class Memory:
         del flags
         return list(self.zones)
 
-    def take(self, order: int, flags: int, allowed: int) -> int:
+    def take(self, order: int, flags: int, allowed: int, only_highest: bool = False) -> int:
         """Take a block as far as that needs no slow path (``get_page_from_freelist``); return its first frame or -1.
 
-        ``allowed`` are bits of :class:`~vckernels.allocflags.AllocFlag`.
+        ``allowed`` are bits of :class:`~vckernels.allocflags.AllocFlag`; ``only_highest``: of the highest zone alone.
         """
-        assert self.kernel is not None
+        zones = self.highest if only_highest else self.kernel
+        assert zones is not None
+        zonelist.count_zones(zones)
         kind, highest = gfp.migratetype(flags), self.highest_zone(flags)
-        zonelist.count_zones(self.kernel)
-        return int(zonelist.get_page(self.kernel, self.cpu, order, kind, highest, allowed))
+        return int(zonelist.get_page(zones, self.cpu, order, kind, highest, allowed))
 
     def drain(self) -> int:
         """Give back what all CPUs hold, and return how many frames that were: none, of free lists alone."""

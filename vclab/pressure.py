@@ -44,6 +44,7 @@ class Pressure:
         self, movable: MovablePages, memory: Memory, mmus: Sequence[Mmu], operations: npt.NDArray[np.int64]
     ) -> None:
         self.movable = movable
+        self.memory = memory
         self.mmus = mmus
         self.operations = operations
         self.last_effort: Effort | None = None
@@ -54,9 +55,12 @@ class Pressure:
         self._held = False
         memory.slow_path = self.serve
 
-    def serve(self, order: int, flags: Gfp) -> int:
-        """Return the first frame of a block, -1 where all that flags allow brings none."""
-        frame, self.last_effort = self._slow_path.allocate(order, flags)
+    def serve(self, order: int, flags: Gfp, only_movable: bool = False) -> int:
+        """Return the first frame of a block, -1 where all that flags allow brings none.
+
+        ``only_movable``: of the zone with movable pages alone.
+        """
+        frame, self.last_effort = self._slow_path.allocate(order, flags, only_movable)
         if self._held:
             self._forget()
         else:
@@ -89,7 +93,7 @@ class Pressure:
 
     def _counts(self) -> npt.NDArray[np.int64]:
         """Return all events that the kernel's work on pages counts, int64[COUNTERS]."""
-        counts = self.operations + self.movable.zone.buddy.counters + self.movable.region.tables.state.counters
+        counts = self.operations + self.memory.counters + self.movable.region.tables.state.counters
         for mmu in self.mmus:
             counts += mmu.counters
         return counts

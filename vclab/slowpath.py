@@ -23,7 +23,7 @@ from vckernels.compaction import CompactPriority, CompactResult, has_targets
 from vckernels.slowpath import CAPTURED, SlowAction, SlowField
 from vckernels.watermark import Limit, ZoneIndex
 from vclab.gfp import Gfp, migratetype
-from vclab.memory import Memory
+from vclab.memory import Memory, Zone
 from vclab.movable import MovablePages
 
 HIGHEST_ZONE = int(ZoneIndex.NORMAL)
@@ -75,17 +75,20 @@ class SlowPath(ABC):
         self.counters = movable.zone.buddy.counters
         self.wanted_order = -1
         """Order that kswapd was last woken for, -1 if it sleeps."""
+        self._only_movable = False
         self.while_waiting: Callable[[], None] = self.run_background
         """What goes on while a request waits."""
 
     # Requests
 
-    def allocate(self, order: int, flags: Gfp) -> tuple[int, Effort]:
+    def allocate(self, order: int, flags: Gfp, only_movable: bool = False) -> tuple[int, Effort]:
         """Return the first frame of a block, -1 if there is none, and what that took.
 
-        What it woke still sleeps: :meth:`run_background` follows.
+        What it woke still sleeps: :meth:`run_background` follows. With ``only_movable`` the block is of the zone that
+        has movable pages.
         """
         effort = Effort()
+        self._only_movable = only_movable
         if order > MAX_ORDER:
             effort.end = SlowAction.FAILED
             return -1, effort
@@ -99,7 +102,11 @@ class SlowPath(ABC):
     def _take(self, order: int, flags: Gfp, allowed: int, effort: Effort) -> int:
         """Look at the free lists of all zones that may serve; return the first frame or -1."""
         effort.tries += 1
-        return self.memory.take(order, flags, allowed)
+        return self.memory.take(order, flags, allowed, self._only_movable)
+
+    def _zones(self, flags: Gfp) -> list[Zone]:
+        """Return the zones that may serve a request, in the order in which they are tried."""
+        return [self.movable.zone] if self._only_movable else self.memory.eligible_zones(flags)
 
     def _go_slow(self, order: int, flags: Gfp, effort: Effort) -> int:
         """Do step after step until one is the end; return the request's block, -1 if there is none."""
@@ -143,7 +150,7 @@ class SlowPath(ABC):
 
     def _reaches_movable(self, flags: Gfp) -> bool:
         """Return whether a request may have frames of the zone with movable pages."""
-        return self.movable.zone in self.memory.eligible_zones(flags)
+        return self.movable.zone in self._zones(flags)
 
     @abstractmethod
     def _begin(self, order: int, flags: Gfp, has_fallback: bool) -> int:
@@ -191,7 +198,7 @@ class CompactingSlowPath(SlowPath):
         frame = super()._take(order, flags, allowed, effort)
         if allowed & AllocFlag.KSWAPD:
             # A claim of another type's pageblock has boosted the watermarks (end of rmqueue).
-            for zone in self.memory.eligible_zones(flags):
+            for zone in self._zones(flags):
                 if zone.limits()[Limit.BOOSTED]:
                     zone.limits()[Limit.BOOSTED] = 0
                     self._want_order(0, flags, effort)
@@ -234,7 +241,7 @@ class CompactingSlowPath(SlowPath):
     def _would_serve(self, order: int, flags: Gfp) -> bool:
         """Return whether the request could be served if all that is reclaimable were (``should_reclaim_retry``)."""
         allowed, highest = int(self.slow[SlowField.FLAGS]), self.memory.highest_zone(flags)
-        for zone in self.memory.eligible_zones(flags):
+        for zone in self._zones(flags):
             limits = zone.limits()
             available = zone.free_frames
             if zone is self.movable.zone:
@@ -247,7 +254,7 @@ class CompactingSlowPath(SlowPath):
     def _could_compact(self, order: int, flags: Gfp) -> bool:
         """Return whether compaction has room if a part is reclaimed (``compaction_zonelist_suitable``)."""
         highest = self.memory.highest_zone(flags)
-        for zone in self.memory.eligible_zones(flags):
+        for zone in self._zones(flags):
             available = zone.free_frames
             if zone is self.movable.zone:
                 available += self.movable.reclaimable_frames // max(order, 1)
@@ -265,7 +272,7 @@ class CompactingSlowPath(SlowPath):
 
     def _is_balanced(self, order: int, flags: Gfp) -> bool:
         """Return whether a zone is above its high watermark, with a block of an order (``pgdat_balanced``)."""
-        zones = self.memory.eligible_zones(flags)
+        zones = self._zones(flags)
         if any(zone.limits()[Limit.BOOST] for zone in zones):
             return False
         highest = self.memory.highest_zone(flags)

@@ -36,7 +36,7 @@ class LumpySlowPath(SlowPath):
 
     def _wake_kswapd(self, order: int, flags: Gfp, effort: Effort) -> None:
         """Wake kswapd if a zone is below its low watermark for an order."""
-        for zone in self.memory.eligible_zones(flags):
+        for zone in self._zones(flags):
             limits = zone.limits()
             mark, free = int(limits[Limit.LOW]), zone.free_frames
             if not zone_watermark_ok_2_6_24(zone.buddy, limits, order, mark, 0, 0, free):

@@ -571,7 +571,8 @@ class System:
         From then on compaction may move them, and reclaim take them: each is mapped at a user address that stays, and
         is on one of reclaim's lists. Requests keep the zone's watermarks from then on, and what their flags allow is
         done for them where free memory does not serve (:mod:`vclab.slowpath`); :attr:`last_effort` tells what the last
-        one took. Called again, it adds what was allocated since.
+        one took. Called again, it adds what was allocated since. Of several zones the highest alone has movable pages,
+        those that come back included.
 
         Parameters
         ----------
@@ -582,24 +583,23 @@ class System:
 
         Raises
         ------
-        ConfigurationError
-            With ``allocator="full"``: the slow path meets one zone's free lists.
         OutOfMemory
             If there is no memory for their page tables.
         """
-        if self.allocator != "free-lists":
-            raise ConfigurationError(
-                f"movable pages are not modelled with allocator {self.allocator!r}; use allocator 'free-lists'"
-            )
-        if self.pressure is None:
+        movable = self.movable
+        if movable is None:
             zone = self.memory.zone
             self.memory.keep_watermarks(only_limits(self.linux, zone.managed, len(self.mmus)))
             rules = RECLAIM_RULES[self.linux.allocator.slow_path.value]
             frames = parse_bytes(swap, "swap") >> PAGE_SHIFT
             movable = MovablePages(zone, UserRegion(self.page_tables), rules, frames)
-            self.pressure = Pressure(movable, self.memory, self.mmus, self.operations)
         rng = np.random.default_rng([self.seed, POPULATION_STREAM])
-        return self.pressure.movable.adopt_all(self._owned(), PageMix() if mix is None else mix, rng)
+        try:
+            return movable.adopt_all(self._owned(), PageMix() if mix is None else mix, rng)
+        finally:
+            if self.pressure is None:
+                # Only now: before there are pages nothing can be reclaimed for their tables.
+                self.pressure = Pressure(movable, self.memory, self.mmus, self.operations)
 
     @property
     def movable(self) -> MovablePages | None:
@@ -657,9 +657,9 @@ class System:
         ConfigurationError
             If the machine has no movable pages, or a number was never given.
         """
-        movable = self._under_pressure().movable
+        pressure = self._under_pressure()
         wanted = np.atleast_1d(np.asarray(owners, np.int64))
-        return use_pages(movable, wanted, write, lambda: self.memory.allocate(0, GFP_KERNEL | Gfp.MOVABLE))
+        return use_pages(pressure.movable, wanted, write, lambda: pressure.serve(0, GFP_KERNEL | Gfp.MOVABLE, True))
 
     def _owned(self) -> npt.NDArray[np.bool_]:
         """Return which frames of the zone start a block that this system itself holds."""

@@ -140,13 +140,6 @@ def test_a_machine_without_movable_pages_says_so() -> None:
         vclab.System(memory="16MiB", levels=4).compact()
 
 
-def test_machines_whose_requests_the_slow_path_does_not_meet_are_refused() -> None:
-    system = vclab.System(memory="16MiB", levels=4, allocator="full")
-    with pytest.raises(ConfigurationError, match="movable pages are not modelled"):
-        system.populate()
-    assert system.movable is None
-
-
 def test_kernel_pages_and_pages_of_the_system_stay_where_they_are() -> None:
     system = scattered()
     page = system.alloc_pages(1, MOVABLE | Gfp.VFALLBACK)
