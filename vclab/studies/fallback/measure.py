@@ -218,6 +218,9 @@ def run_point(parameters: Parameters, point: Point, progress: Progress) -> xr.Da
         dataset[f"ageing_{name}"] = xr.Variable((), value)
     if point.part == 0 and point.seed == parameters.seed:
         dataset["frame_state"] = xr.Variable(("moment", "frame"), np.stack([before, after]))
+        # Here the recording has been read already.
+        recording = recordings.load(parameters.recording)
+        dataset.attrs |= {"recording": recording.name, "recording_digest": recording.digest}
     dataset.attrs["seed"] = point.seed
     progress(1.0, "done")
     return dataset
@@ -400,14 +403,13 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
     for name, unit in _UNITS.items():
         if name in dataset:
             dataset[name].attrs["units"] = unit
-    recording = recordings.load(parameters.recording)
     reach = [PAGE_BYTES * entries for entries in tlb_entries(cpu, "4K")]
     dataset.attrs |= {
         "study": "fallback",
         "vclab_version": version("vclab"),
         "parameters": parameters.model_dump_json(),
-        "recording": recording.name,
-        "recording_digest": recording.digest,
+        "recording": parts[0].attrs["recording"],
+        "recording_digest": parts[0].attrs["recording_digest"],
         "machine": parameters.machine,
         "first_level_reach_bytes": reach[0],
         "second_level_reach_bytes": reach[-1],
