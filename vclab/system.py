@@ -77,9 +77,10 @@ class System:
     direct_map_split : float
         Share of the direct map's large pages, 0 to 1, that are broken into pages of the next smaller size, chosen at
         random: what ``set_memory`` does to a kernel's map over time.
-    unmap : str
+    unmap : str, optional
         When CPUs forget what was unmapped, and its addresses are used again; see
         :data:`vclab.vmalloc_area.UNMAPPINGS`. "range": at each free; "lazy": as 6.18; "2.6.28"; "eager": as 2.6.24.
+        Without it, as the rule set does it.
     flush : str
         "ipi": other CPUs are interrupted and flush by themselves; "invlpgb": the flush is broadcast in hardware.
     allocator : str
@@ -108,7 +109,7 @@ class System:
         isolation: bool | None = None,
         background: Background | None = None,
         direct_map_split: float = 0.0,
-        unmap: str = "range",
+        unmap: str | None = None,
         flush: str = "ipi",
         allocator: str = "free-lists",
     ) -> None:
@@ -138,7 +139,11 @@ class System:
             self.page_tables, self.layout, level, direct_map_split, np.random.default_rng([seed, SPLIT_STREAM])
         )
         self.vmalloc_area = VmallocArea(
-            self.page_tables, self.layout, self.linux.guard_pages.value, find_unmapping(unmap), cpus
+            self.page_tables,
+            self.layout,
+            self.linux.guard_pages.value,
+            find_unmapping(unmap or self.linux.unmap.value),
+            cpus,
         )
         self.compound = CompoundAllocator(
             self.memory, self.page_tables, self.direct_map, self.vmalloc_area, self.linux, chosen, flag_all

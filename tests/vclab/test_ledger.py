@@ -283,6 +283,7 @@ def worked() -> System:
         system.access(page, vclab.streams.uniform(page.nbytes, 1000, seed=1), write=True, cpu=page.order % 2)
     for page in pages[1:]:
         system.free_pages(page)
+    system.purge_vmalloc_area()
     return system
 
 

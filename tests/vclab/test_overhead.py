@@ -242,7 +242,7 @@ def test_a_broadcast_interrupts_nobody(dataset: xr.Dataset) -> None:
 
 
 def test_orders_without_memory_cost_nothing() -> None:
-    system = System(memory="16MiB", cpus=2, seed=1)
+    system = System(memory="16MiB", cpus=2, seed=1, unmap="range")
     counted = flushes.measure_flush(system, [1, 13], 0.01, 1)
     assert counted["waiting_pages"].values.tolist() == [3, 0]
     assert (counted["flush_work"].isel(order=1) == 0).all()

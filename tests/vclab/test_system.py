@@ -266,7 +266,7 @@ def test_a_page_is_freed_once_and_by_its_own_system(policy: str) -> None:
 
 def test_freed_pages_are_forgotten_by_every_cpu() -> None:
     """The next page at the same address is walked anew on all CPUs that knew the old one."""
-    system = System(memory="16MiB", policy="vmalloc", cpus=2)
+    system = System(memory="16MiB", policy="vmalloc", cpus=2, unmap="range")
     page = system.alloc_pages(2, GFP_KERNEL)
     offsets = np.arange(0, page.nbytes, 4096)
     assert [system.access(page, offsets, cpu=cpu).walks for cpu in (0, 1, 0, 1)] == [4, 4, 0, 0]

@@ -212,6 +212,12 @@ def test_ranges_that_wait_are_no_ranges_in_use() -> None:
         system.vunmap(page.address)
 
 
+@pytest.mark.parametrize(("linux", "regime"), [("2.6.23", "eager"), ("2.6.24", "eager"), ("6.18", "lazy")])
+def test_the_regime_is_the_rule_sets_own_unless_another_is_chosen(linux: str, regime: str) -> None:
+    assert System(memory="64MiB", cpu="k8", linux=linux).vmalloc_area.unmapping.name == regime
+    assert System(memory="64MiB", cpu="k8", linux=linux, unmap="range").vmalloc_area.unmapping.name == "range"
+
+
 def test_a_regime_or_mechanism_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"there are range, eager, 2\.6\.28, lazy"):
         System(memory="64MiB", unmap="late")

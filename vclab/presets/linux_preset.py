@@ -133,7 +133,8 @@ class LinuxPreset(Preset):
     ``page_array_kmalloc``: whether an area's array of pages is allocated physically contiguous even where it is
     longer than a page. ``tlb_single_page_flush_ceiling``: pages of kernel memory that are flushed one by one at most;
     0: every flush is of everything. ``page_table_isolation`` takes effect on CPUs whose ``isolation.meltdown`` is true.
-    ``early_fallback``: which variant of that policy is the release's own.
+    ``early_fallback``: which variant of that policy is the release's own. ``unmap``: when its CPUs forget what was
+    unmapped in the vmalloc area (:data:`vclab.vmalloc_area.UNMAPPINGS`).
     ``structures``: sizes of other releases, to compare them under these rules.
     """
 
@@ -141,6 +142,7 @@ class LinuxPreset(Preset):
     max_page_order: Labelled[Count]
     costly_order: Labelled[Count]
     early_fallback: Labelled[Literal["v3", "6.12", "6.18"]]
+    unmap: Labelled[Literal["eager", "2.6.28", "lazy"]]
     vm_struct_bytes: Labelled[Count]
     vm_struct_allocated_bytes: Labelled[Count]
     vmap_area_bytes: Labelled[WholeNumber]

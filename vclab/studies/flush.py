@@ -49,7 +49,7 @@ def measure_flush(aged: System, orders: list[int], share: float, seed: int) -> x
     Parameters
     ----------
     aged : System
-        Copied, not changed.
+        Copied, not changed. Its regime of unmapping is "range": the others are made of what a free costs then.
     orders : list of int
         Of the pages that are freed.
     share : float

@@ -93,6 +93,8 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
         levels=parameters.levels,
         direct_map=parameters.direct_map,
         recording=parameters.recording,
+        # What one free costs, its flush included; spread over a purge it would vanish.
+        unmap="range",
         seed=point,
     )
     # As at boot: before ageing, so that its page tables lie where a kernel's do.

@@ -289,7 +289,7 @@ def _time_overhead(dataset: xr.Dataset) -> Claim:
         unit="times",
         threshold=f"holds if above {1 + NEGLIGIBLE} at every order",
         verdict=judge(dataset.sizes["seed"], low, high, 1 + NEGLIGIBLE),
-        left_out="per-CPU lists, lazy unmapping; reclaim and compaction, which physical pages would wait for",
+        left_out="per-CPU lists, refills after a flush; reclaim and compaction, which physical pages would wait for",
     )
 
 

@@ -79,7 +79,10 @@ WORK = (
     Cause.ENTRY_WRITE,
     Cause.AREA_RESERVE,
     Cause.AREA_STEP,
+    Cause.AREA_POOL_HIT,
     Cause.AREA_RELEASE,
+    Cause.AREA_LAZY_FREE,
+    Cause.AREA_PURGE,
     Cause.STRUCT_PAGE,
     Cause.FLUSH_CALL,
     Cause.TLB_INVALIDATION,
@@ -466,7 +469,7 @@ LEFT_OUT = (
     "just beyond their capacity. Write-back traffic and back-invalidation of data caches; bandwidth, and the time "
     "that prefetched lines take. Table words are not in the caches when a page is first touched, though mapping "
     "it has just written them. Correlated deaths: blocks of one process die together in reality, one by one here. "
-    "Virtual pages are flushed at once when they are freed, neither lazily nor by broadcast; the refills that a "
+    "Freed virtual pages are flushed as the rule set does it, today once for 32 MiB of them; the refills that a "
     "flush causes are in the study overhead. Claims between migratetypes are counted, not priced." + LEFT_OUT_EVERYWHERE
 )
 
