@@ -19,7 +19,7 @@ FLAGGED = GFP_KERNEL | GFP_VFALLBACK
 
 
 def machine(memory: str = "64MiB", policy: str = "huge-vmalloc", array_kmalloc: bool = False, **kind: Any) -> System:
-    """Return a machine whose rule set makes page arrays by kmalloc or maps long ones; freed addresses are used again."""
+    """Return a machine whose rule set makes page arrays by kmalloc or maps long ones; it uses freed addresses again."""
     system = System(memory=memory, policy=policy, levels=4, unmap="range", **kind)
     rule = system.linux.page_array_kmalloc.model_copy(update={"value": array_kmalloc})
     system.linux = system.compound.linux = system.linux.model_copy(update={"page_array_kmalloc": rule})
