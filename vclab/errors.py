@@ -43,6 +43,10 @@ class FragmentationNotReached(VclabError):
         self.best = best
         self.free = free
 
+    def __reduce__(self) -> tuple[type, tuple[str, float, float]]:
+        """Let it come from a worker process whole: exceptions are copied by their arguments."""
+        return type(self), (str(self), self.best, self.free)
+
 
 class RecordingError(VclabError):
     """A recording that is missing, damaged, hostile or of another layout."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -127,3 +129,8 @@ def test_age_says_when_time_ends_first() -> None:
         System(memory="64MiB").age(100_000_000, tail="never")
     with pytest.raises(ConfigurationError, match="cannot age by -1 operations"):
         System(memory="64MiB").age(-1)
+
+
+def test_the_error_comes_out_of_a_worker_process_whole() -> None:
+    again = pickle.loads(pickle.dumps(FragmentationNotReached("order 9 never had so much", 0.96, 0.15)))
+    assert (str(again), again.best, again.free) == ("order 9 never had so much", 0.96, 0.15)

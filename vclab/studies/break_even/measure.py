@@ -128,6 +128,7 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
         parameters.unusable,
         parameters.marks,
         swap=parameters.swap,
+        free=parameters.free,
         source=parameters.recording,
         tail=parameters.tail,
     )
