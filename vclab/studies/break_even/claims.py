@@ -228,12 +228,16 @@ def summary(dataset: xr.Dataset) -> list[str]:
     cost = dataset["cost_ns"].sel(cpu=cpu, over=ALL, order=order).mean("seed") / 1000
     cell = headline(dataset, cpu=cpu, order=order, pattern=pattern, bound="serial")
     own, machine = (cost.sel(account=account) for account in (CALLER, ALL_CPUS))
+    where = {"over": NEEDED, "account": CALLER, "bound": "serial", "cpu": cpu, "order": order, "pattern": pattern}
+    alone = headline(dataset, **where)
     lines = [
         f"A caller that insists on a block of order {order} where none is free spends "
         f"{float(own.sel(side=INSISTING)):,.0f} us on it and its free; one that falls back spends "
         f"{float(own.sel(side=FALLING_BACK)):,.0f} us.",
         f"On {cpu}, {pattern}: contiguity has paid for that caller {_in_words(cell.sel(account=CALLER))}; counting all "
-        f"CPUs {_in_words(cell.sel(account=ALL_CPUS))}, with refaults {_in_words(cell.sel(account=REFAULTS))}.",
+        f"CPUs {_in_words(cell.sel(account=ALL_CPUS))}, with refaults {_in_words(cell.sel(account=REFAULTS))}. Of the "
+        f"requests that fell back alone, for the caller: {_in_words(alone)}; that leaves out what insisting for them "
+        "makes dearer or cheaper for others.",
         f"All CPUs together spend {float(machine.sel(side=INSISTING)):,.0f} us for a request that insists, "
         f"{float(machine.sel(side=FALLING_BACK)):,.0f} us for one that falls back: the quick try wakes kswapd and "
         "kcompactd in either case.",
