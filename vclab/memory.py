@@ -282,8 +282,9 @@ class Memory:
         zones = self.highest if only_highest else self.kernel
         assert zones is not None
         zonelist.count_zones(zones)
-        kind, highest = gfp.migratetype(flags), self.highest_zone(flags)
-        return int(zonelist.get_page(zones, self.cpu, order, kind, highest, allowed))
+        # Kernels look twice as long at the type of an enumeration's member as at a number.
+        kind, highest = gfp.migratetype(flags), int(self.highest_zone(flags))
+        return int(zonelist.get_page(zones, self.cpu, order, kind, highest, int(allowed)))
 
     def drain(self) -> int:
         """Give back what all CPUs hold, and return how many frames that were: none, of free lists alone."""

@@ -19,7 +19,7 @@ RELIABLE = 99.9
 MOST = 50
 
 _NO_COALESCING = "coalescing of neighbouring TLB entries; hardware that is smarter than LRU"
-_NO_DEFRAGMENTATION = "reclaim and compaction, which would be tried first or instead"
+_NO_DEFRAGMENTATION = "reclaim and compaction, which would be tried first or instead (vclab run fragmentation)"
 
 
 def per_access(dataset: xr.Dataset) -> xr.DataArray:
@@ -60,7 +60,8 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         ),
         Claim(
             sentence="May only be needed for special cases in which the existing defragmentation methods fail.",
-            measure="requests that reclaim and compaction cannot serve, and their cost against falling back",
+            measure="requests that reclaim and compaction cannot serve, and their cost against falling back: "
+            "judged by vclab run fragmentation, on machines whose pages can be moved and reclaimed",
         ),
     ]
 
@@ -289,7 +290,8 @@ def _time_overhead(dataset: xr.Dataset) -> Claim:
         unit="times",
         threshold=f"holds if above {1 + NEGLIGIBLE} at every order",
         verdict=judge(dataset.sizes["seed"], low, high, 1 + NEGLIGIBLE),
-        left_out="per-CPU lists, refills after a flush; reclaim and compaction, which physical pages would wait for",
+        left_out="per-CPU lists, refills after a flush; reclaim and compaction, which physical pages would wait for "
+        "(vclab run fragmentation)",
     )
 
 

@@ -464,9 +464,10 @@ _UNITS = {
 }
 
 LEFT_OUT = (
-    "Reclaim, compaction, per-CPU lists, watermarks. Coalescing of neighbouring TLB entries: the share of aligned "
-    "groups of four frames that could be coalesced is in the results. Exact LRU everywhere: real caches miss less "
-    "just beyond their capacity. Write-back traffic and back-invalidation of data caches; bandwidth, and the time "
+    "Reclaim, compaction and watermarks, which the study fragmentation has; per-CPU lists. Coalescing of neighbouring "
+    "TLB entries: the share of aligned groups of four frames that could be coalesced is in the results. Exact LRU "
+    "everywhere: real caches miss less just beyond their capacity. Write-back traffic and back-invalidation of data "
+    "caches; bandwidth, and the time "
     "that prefetched lines take. Table words are not in the caches when a page is first touched, though mapping "
     "it has just written them. Correlated deaths: blocks of one process die together in reality, one by one here. "
     "Freed virtual pages are flushed as the rule set does it, today once for 32 MiB of them; the refills that a "

@@ -65,10 +65,11 @@ def served(dataset: xr.Dataset, answers: list[str]) -> xr.DataArray:
     return dataset["outcome"].sel(answer=answers).sum("answer") / asked.where(asked > 0)
 
 
-def where(place: dict[str, Any]) -> str:
+def where(dataset: xr.Dataset, place: dict[str, Any]) -> str:
     """Return a machine in words."""
     pinned = f", {place['pinned']:.0%} of its pages pinned" if place.get("pinned") else ""
-    return f"memory {place['pressure']}, {place['unusable']:.0%} of free frames unusable for order 9{pinned}"
+    order = int(dataset.attrs["fragment_order"])
+    return f"memory {place['pressure']}, {place['unusable']:.0%} of free frames unusable for order {order}{pinned}"
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
@@ -84,6 +85,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         rows.append(_serves(dataset))
         if "vmalloc" in ways:
             rows += [_cheaper(dataset), _in_vain(dataset)]
+            rows += [_lumpy(dataset, linux) for linux in dataset["linux"].values.tolist()[1:]]
     return rows
 
 
@@ -95,10 +97,15 @@ def _judged(
     numbers = numbers[np.isfinite(numbers)]
     if not len(numbers):
         return Claim(sentence=sentence, measure=f"{measure}; no machine was to be had", verdict=NOT_MEASURED)
-    value, low, high = interval(numbers)
+    # Ratios are as far below 1 as their inverses are above it: mean and interval of logarithms.
+    ratios = unit == "times"
+    value, low, high = interval(np.log(numbers) if ratios else numbers)
+    if ratios:
+        value = float(np.exp(value))
+        low, high = (None if end is None else float(np.exp(end)) for end in (low, high))
     return Claim(
         sentence=sentence,
-        measure=measure,
+        measure=f"{measure}; geometric mean of seeds" if ratios else measure,
         value=value,
         low=low,
         high=high,
@@ -140,7 +147,7 @@ def _dear(dataset: xr.Dataset) -> Claim:
     measure = (
         f"CPU time of a request that insists (compaction and reclaim, RETRY_MAYFAIL) over one that gives up fast, the "
         f"least of all orders ({_by_order(ratio)}; with frees {freed}{beside}; {cheap:.1f} at least with all prices "
-        f"low); {where(hard)}"
+        f"low); {where(dataset, hard)}"
     )
     return _judged(ratio.min("order"), DEAR, measure, CROSSOVER)
 
@@ -153,7 +160,7 @@ def _same(dataset: xr.Dataset) -> Claim:
     if full != easy:
         beside = f" (ratios by order where memory is {full['pressure']}, so that reclaim fragments it: "
         beside += f"{_by_order(_ratio(dataset, full, INSISTS, FAST))})"
-    measure = f"largest difference of their CPU time at any order{beside}; {where(easy)}"
+    measure = f"largest difference of their CPU time at any order{beside}; {where(dataset, easy)}"
     row = _judged(off.max("order"), SAME, measure, EQUAL, "%")
     return _reversed(row, f"holds if below {EQUAL:g} %")
 
@@ -184,7 +191,7 @@ def _once(dataset: xr.Dataset) -> Claim:
     ratio = _ratio(dataset, hard, "early-fallback-6.12", FAST)
     measure = (
         f"CPU time of a request of kvmalloc as of 6.12, which reclaims and compacts once (NORETRY), over that of 6.18, "
-        f"which does not, mean of all orders ({_by_order(ratio)}; XFS: some 5); {where(hard)}"
+        f"which does not, mean of all orders ({_by_order(ratio)}; XFS: some 5); {where(dataset, hard)}"
     )
     return _judged(ratio.mean("order"), XFS, measure, CROSSOVER)
 
@@ -198,7 +205,7 @@ def _tail(dataset: xr.Dataset) -> Claim:
         f"99th percentile of CPU time of single requests, insisting over giving up fast, mean of all orders (µs by "
         f"order: {_by_order(tail.sel(way=INSISTS), 0)} against {_by_order(tail.sel(way=FAST))}; medians "
         f"{_by_order(chosen.sel(statistic='median', way=INSISTS))} against "
-        f"{_by_order(chosen.sel(statistic='median', way=FAST))}); {where(hard)}"
+        f"{_by_order(chosen.sel(statistic='median', way=FAST))}); {where(dataset, hard)}"
     )
     return _judged(ratio, TAIL, measure, 10.0)
 
@@ -214,7 +221,7 @@ def _serves(dataset: xr.Dataset) -> Claim:
     texts.append(f"over all machines {float(everywhere.mean()):.1f} %")
     measure = (
         f"requests of orders {int(dataset['order'].min())} to {int(dataset['order'].max())} that reclaim and "
-        f"compaction serve ({'; '.join(texts)}); {where(hard)}"
+        f"compaction serve ({'; '.join(texts)}); {where(dataset, hard)}"
     )
     return _judged(share.sel(hard).mean("order"), NEED, measure, SERVES, "%")
 
@@ -228,7 +235,7 @@ def _cheaper(dataset: xr.Dataset) -> Claim:
     dearer = f"dearer on average at orders {', '.join(map(str, above))}" if above else "dearer at no order"
     measure = (
         f"CPU time to get a block by reclaim and compaction and to free it, over that of a virtual page, mean of "
-        f"orders ({_by_order(dear, 2)}; {dearer}); {where(hard)}"
+        f"orders ({_by_order(dear, 2)}; {dearer}); {where(dataset, hard)}"
     )
     row = _judged(dear.mean("order"), f"{NEED} Where they do not fail, they are no dearer.", measure, 1.0)
     return _reversed(row, "holds if below 1")
@@ -242,12 +249,32 @@ def _in_vain(dataset: xr.Dataset) -> Claim:
     extra = (cost.sel(way="physical") / cost.sel(way="vmalloc")).where(failing > 0)
     sentence = f"{NEED} There, trying in vain costs more than falling back."
     if not bool((failing > 0).any()):
-        return Claim(sentence=sentence, measure=f"no request failed; {where(place)}", verdict=NOT_MEASURED)
+        return Claim(sentence=sentence, measure=f"no request failed; {where(dataset, place)}", verdict=NOT_MEASURED)
     measure = (
         f"CPU time of a request that may fail after reclaim and compaction over that of a virtual page, mean of the "
-        f"orders at which some fail (failed, %, by order: {_by_order(100 * failing, 0)}); {where(place)}"
+        f"orders at which some fail (failed, %, by order: {_by_order(100 * failing, 0)}); {where(dataset, place)}"
     )
     return _judged(extra.mean("order"), sentence, measure, 1.0)
+
+
+def _lumpy(dataset: xr.Dataset, linux: str) -> Claim:
+    """Return a row on other rules, those of releases that have no compaction above all."""
+    place = {**conditions(dataset)[0], "linux": linux}
+    share = 100 * served(dataset, ["physical"]).sel(place).sel(way="physical")
+    cost = cpu_time(dataset.sel(place), background=True)
+    ratio = cost.sum("order").sel(way="physical") / cost.sum("order").sel(way="vmalloc")
+    events = dataset["own"] + dataset["background"] + dataset["programs"] - dataset["anyway"]
+    taken = (events.sel(event="page_reclaimed") / dataset["outcome"].sum("answer")).sel(place)
+    pinned = float(dataset["pinned"].max())
+    other = 100 * served(dataset, ["physical"]).sel({**place, "pinned": pinned}).sel(way="physical")
+    measure = (
+        f"requests served with a block under the rules of {linux}, all orders ({_by_order(share, 0)}; with "
+        f"{pinned:.0%} of pages pinned {_by_order(other, 0)}); the machine's CPU time is {float(ratio.mean()):.2f} "
+        "times that of virtual pages, and frames reclaimed for a request are, by order, "
+        f"{_by_order(taken.sel(way='physical'), 0)} against {_by_order(taken.sel(way='vmalloc'), 0)}; "
+        f"{where(dataset, place)}"
+    )
+    return _judged(share.mean("order"), f"{NEED} (Rules of {linux}.)", measure, SERVES, "%")
 
 
 def summary(dataset: xr.Dataset) -> list[str]:
@@ -257,7 +284,7 @@ def summary(dataset: xr.Dataset) -> list[str]:
     ways = dataset["way"].values.tolist()
     if "physical" in ways:
         share = served(dataset, ["physical"]).sel(way="physical").mean(["seed", "order"])
-        text = f"Reclaim and compaction serve {float(share.sel(hard)):.0%} of requests; {where(hard)}"
+        text = f"Reclaim and compaction serve {float(share.sel(hard)):.0%} of requests; {where(dataset, hard)}"
         pinned = float(dataset["pinned"].max())
         if pinned > hard["pinned"]:
             text += f". With {pinned:.0%} of pages pinned they serve {float(share.sel({**hard, 'pinned': pinned})):.0%}"

@@ -41,10 +41,11 @@ _SHOWN = (3, 5, 7, 9)
 
 def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
     """Write the study's figures into a folder; return file stem, title and caption of each."""
-    drawn = [_success(dataset, out), _latency(dataset, out), _causes(dataset, out)]
+    first, *others = dataset["linux"].values.tolist()
+    drawn = [_success(dataset, out, first), _latency(dataset, out), _causes(dataset, out)]
     if {INSISTS, FAST} <= set(dataset["way"].values.tolist()):
         drawn.append(_map(dataset, out))
-    return drawn
+    return drawn + [_success(dataset, out, linux) for linux in others]
 
 
 def _panels(dataset: xr.Dataset) -> list[dict[str, Any]]:
@@ -95,34 +96,36 @@ def _grid(dataset: xr.Dataset, height: float, head: float = 0.85) -> tuple[Figur
     return figure, places
 
 
-def _success(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
+def _success(dataset: xr.Dataset, out: Path, linux: str) -> tuple[str, str, str]:
     share = 100 * served(dataset, ["physical"]).mean("seed")
     failed = 100 * served(dataset, ["failed"]).mean("seed")
+    first = str(dataset["linux"].values[0])
     hard, _ = conditions(dataset)
     with style():
         figure, places = _grid(dataset, 1.75)
         for axes, place in places:
-            _lines(axes, dataset, share.sel(place))
+            _lines(axes, dataset, share.sel({**place, "linux": linux}))
             axes.set_ylim(-4, 104)
         figure.supylabel("physically contiguous, %", fontsize=9)
         _legend(figure, dataset)
-    stem = "served-by-order"
+    stem = "served-by-order" if linux == first else f"served-by-order-{linux}"
     save(figure, out, stem)
     sentences = []
     for place in _panels(dataset):
-        worst = failed.sel(place).max("order")
+        worst = failed.sel({**place, "linux": linux}).max("order")
         names = [
             f"{way} {float(worst.sel(way=way)):.0f} %" for way in dataset["way"].values if float(worst.sel(way=way))
         ]
         if names:
             sentences.append(f"{_title(place)}: {', '.join(names)}")
     caption = (
-        f"Share of requests that are served with one block, {hard['unusable']:.0%} of free frames unusable for order 9 "
-        "when they begin. What is not so served is virtual or in smaller blocks, or fails; the most failures at one "
-        f"order: {'; '.join(sentences) or 'none'}. Physical, and insisting, reclaim and compact; early fallback of "
-        "6.18 leaves that to kswapd and kcompactd. Left out: other CPUs that ask at the same time."
+        f"Share of requests that are served with one block, {hard['unusable']:.0%} of free frames unusable for order "
+        f"{dataset.attrs['fragment_order']} when they begin. What is not so served is virtual or in smaller blocks, or "
+        f"fails; the most failures at one order: {'; '.join(sentences) or 'none'}. Physical, and insisting, reclaim, "
+        "and compact where a release can; early fallback of 6.18 leaves that to kswapd and kcompactd. Left out: other "
+        "CPUs that ask at the same time."
     )
-    return stem, "Who gets a contiguous block", caption
+    return stem, f"Who gets a contiguous block, by the rules of {linux}", caption
 
 
 def _latency(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
@@ -148,8 +151,9 @@ def _latency(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
         for way in dataset["way"].values
     )
     caption = (
-        f"CPU time of single requests until they are answered, {where(hard)}; means over seeds. Medians and 99th "
-        f"percentiles at order {largest}, µs: {listed}. Left out: waiting for devices, for other CPUs, and for kswapd."
+        f"CPU time of single requests until they are answered, {where(dataset, hard)}; means over seeds. Medians and "
+        f"99th percentiles at order {largest}, µs: {listed}. Left out: waiting for devices, for other CPUs, and "
+        "for kswapd."
     )
     return stem, "How long a request takes", caption
 
@@ -178,8 +182,8 @@ def _causes(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     )
     caption = (
         f"CPU time of a request by cause, and what kswapd, kcompactd and programs do more than where nothing is asked "
-        f"for; each plot has a scale of its own; {where(hard)}. Devices beside it, µs a request at order {shown[-1]}, "
-        f"refaults and writes: {listed}. Left out: frees, which are in the results."
+        f"for; each plot has a scale of its own; {where(dataset, hard)}. Devices beside it, µs a request at order "
+        f"{shown[-1]}, refaults and writes: {listed}. Left out: frees, which are in the results."
     )
     return stem, "Where the time goes", caption
 
@@ -203,7 +207,7 @@ def _map(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color="w" if dark else INK)
             axes.set_xticks(range(dataset.sizes["order"]), [str(order) for order in dataset["order"].values])
             axes.set_yticks(range(dataset.sizes["unusable"]), [f"{index:.0%}" for index in dataset["unusable"].values])
-        figure.supylabel("unusable for order 9", fontsize=9)
+        figure.supylabel(f"unusable for order {dataset.attrs['fragment_order']}", fontsize=9)
         figure.text(0.1, 0.985, "CPU time of insisting over giving up fast, times", va="top", fontsize=9, color=INK)
         assert image is not None
     stem = "crossover"
@@ -212,7 +216,7 @@ def _map(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     caption = (
         "What a request that insists on contiguity costs its caller, over one that gives up fast and takes a virtual "
         f"page: 1 where both find a block at once, {float(largest):,.0f} at most. On the easiest machine "
-        f"({where(easy)}) the largest is {float(ratio.sel(easy).max()):.2f}. Left out: what kswapd and kcompactd do "
-        "for who gives up, which is in the claims."
+        f"({where(dataset, easy)}) the largest is {float(ratio.sel(easy).max()):.2f}. Left out: what kswapd and "
+        "kcompactd do for who gives up, which is in the claims."
     )
     return stem, "Where insisting on contiguity costs more", caption
