@@ -189,7 +189,7 @@ class System:
         return page
 
     def free_pages(self, page: CompoundPage) -> None:
-        """Give a page back, with all that was made for it; every CPU forgets its translations.
+        """Give a page back, with all that was made for it; CPUs forget its translations as the regime has it.
 
         Raises
         ------
@@ -594,9 +594,9 @@ class System:
         movable = self.movable
         if movable is None:
             zone = self.memory.zone
+            frames = parse_bytes(swap, "swap") >> PAGE_SHIFT
             self.memory.keep_watermarks(only_limits(self.linux, zone.managed, len(self.mmus)))
             rules = RECLAIM_RULES[self.linux.allocator.slow_path.value]
-            frames = parse_bytes(swap, "swap") >> PAGE_SHIFT
             movable = MovablePages(zone, UserRegion(self.page_tables), rules, frames)
         rng = np.random.default_rng([self.seed, POPULATION_STREAM])
         try:

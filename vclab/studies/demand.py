@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from vckernels.buddy import MAX_ORDER, Migratetype
 from vckernels.causes import COUNTERS, Cause
+from vckernels.rules import Option
 from vckernels.watermark import Limit
 from vclab.allocator import only_limits
 from vclab.boot import DEFAULT_RECORDING
@@ -187,7 +188,9 @@ def crowd(
 def _fill(system: System, frames: int) -> None:
     """Take so many free frames as single movable pages, of the blocks of each order the same share."""
     zone = system.memory.zone
-    blocks = zone.buddy.free_blocks[:, Migratetype.MOVABLE].copy()
+    # A release without migratetypes has all its blocks on the lists of one.
+    kind = Migratetype.MOVABLE if zone.buddy.options[Option.GROUPED] else Migratetype.UNMOVABLE
+    blocks = zone.buddy.free_blocks[:, kind].copy()
     share = min(1.0, max(0, frames) / max(1, int((blocks << np.arange(MAX_ORDER + 1)).sum())))
     for order in range(MAX_ORDER, -1, -1):
         taken = zone.allocate_all(order, Migratetype.MOVABLE, round(share * int(blocks[order])))
@@ -339,6 +342,7 @@ def serve(crowded: System, way: Way | None, demand: Demand) -> Served:
     killed = 0
     for request in range(demand.requests):
         before, woken = system.ledger.counts, pressure.background.copy()
+        pressure.last_effort = None
         page = None if way is None else _ask(system, way, demand.order)
         after = system.ledger.counts
         pages.append(page)

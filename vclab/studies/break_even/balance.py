@@ -31,9 +31,9 @@ class Outcome(StrEnum):
     UNTIL = "until"
     """Contiguity, up to so many accesses: it is cheaper to get, and dearer to access."""
     OPEN = "open"
-    """Not known: contiguity was dearer to get on the whole, but not beyond what differs between machines."""
+    """Not known: what differs between machines is more than what one way costs beyond the other."""
     EQUAL = "equal"
-    """Neither: no difference at allocation, none at access, beyond what differs between machines."""
+    """Neither: no difference at allocation, none at access, on any machine."""
 
 
 class BreakEven(NamedTuple):
@@ -77,7 +77,7 @@ def break_even(extra: npt.ArrayLike, gain: npt.ArrayLike) -> BreakEven:
     -------
     BreakEven
         The number is the ratio of the two means, and its interval Fieller's (:func:`~vclab.results.ratio_interval`).
-        A difference whose interval includes zero is none.
+        A difference whose interval includes zero decides nothing, unless it is zero on every machine.
     """
     more, saved = np.asarray(extra, float).ravel(), np.asarray(gain, float).ravel()
     known = ~(np.isnan(more) | np.isnan(saved))
@@ -89,17 +89,15 @@ def break_even(extra: npt.ArrayLike, gain: npt.ArrayLike) -> BreakEven:
         value, low, high = ratio_interval(more, saved)
         ends = (np.nan, np.nan) if low is None or high is None else (low, high)
         return BreakEven(Outcome.AFTER if dearer > 0 else Outcome.UNTIL, value, *ends)
-    if dearer > 0:
-        return BreakEven(Outcome.NEVER, np.inf, np.nan, np.nan)
-    if dearer == slower:
+    as_dear, as_slow = not more.any(), not saved.any()
+    if as_dear and as_slow:
         return BreakEven(Outcome.EQUAL, np.nan, np.nan, np.nan)
-    if slower >= 0:
-        # Not dearer to get, and at worst as dear to access.
-        if dearer == 0 and more.mean() > 0:
-            return BreakEven(Outcome.OPEN, np.nan, np.nan, np.nan)
+    if (dearer > 0 or as_dear) and (slower < 0 or as_slow):
+        return BreakEven(Outcome.NEVER, np.inf, np.nan, np.nan)
+    if dearer < 0 or (as_dear and slower > 0):
+        # At worst undecided is what accesses cost: it is cheaper from the first one.
         return BreakEven(Outcome.AT_ONCE, 0.0, np.nan, np.nan)
-    # As dear to get, and dearer to access.
-    return BreakEven(Outcome.NEVER, np.inf, np.nan, np.nan)
+    return BreakEven(Outcome.OPEN, np.nan, np.nan, np.nan)
 
 
 def lifetime(fixed: npt.ArrayLike, access: npt.ArrayLike, accesses: npt.ArrayLike) -> Floats:

@@ -263,7 +263,7 @@ def _in_words(cell: xr.Dataset) -> str:
         return f"up to {format_accesses(float(cell['break_even']))} accesses"
     words = {
         Outcome.EQUAL: "at no time more than falling back",
-        Outcome.OPEN: "from a number of accesses on that these machines leave open",
+        Outcome.OPEN: "at a time that these machines leave open, if at all",
         Outcome.NOT_NEEDED: "without a difference, since no request fell back",
     }
     return words.get(outcome, str(outcome))

@@ -29,7 +29,7 @@ from vclab.studies.break_even.balance import break_even
 from vclab.studies.cells import EVENT_NAMES, PHASES
 from vclab.studies.machine import MachineParameters
 from vclab.system import System
-from vclab.units import PAGE_BYTES
+from vclab.units import PAGE_BYTES, parse_bytes
 
 
 class Parameters(MachineParameters):
@@ -62,6 +62,7 @@ class Parameters(MachineParameters):
                 raise ValueError(f"{name} must be named once each")
         for name in self.cpus:
             presets.cpu(name)
+        parse_bytes(self.swap, "swap")
         if self.linux != RECORDED_RELEASE:
             raise ValueError(f"insisting by compaction is what linux {RECORDED_RELEASE!r} does; use that")
         return self
@@ -101,7 +102,9 @@ ASSUMPTIONS = (
 )
 
 LEFT_OUT = (
-    "What waiting for locks and for other CPUs adds to a request. Latency that a caller suffers from kswapd and "
+    "Machines have one CPU: interrupts of shootdowns and of purges are in no account, and neither is what waiting for "
+    "locks and for other CPUs adds to a request. kswapd, once awake, is ahead of a fallback that has to reclaim, not "
+    "of a request that insists, which reclaims for itself. Latency that a caller suffers from kswapd and "
     "kcompactd on its CPU: their time is in 'all CPUs', not in 'caller'. Refills of the TLB after a flush, which "
     "hundreds of lazy frees share (study unmap); coping with two kinds of page (study awareness). First touches: the "
     "number is about steady accesses. Pages that reclaim took and that programs need only after the trace: 'all read "

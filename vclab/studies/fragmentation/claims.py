@@ -146,7 +146,7 @@ def _dear(dataset: xr.Dataset) -> Claim:
         beside = f"; with memory to spare {_by_order(_ratio(dataset, spare, INSISTS, FAST))}"
     measure = (
         f"CPU time of a request that insists (compaction and reclaim, RETRY_MAYFAIL) over one that gives up fast, the "
-        f"least of all orders ({_by_order(ratio)}; with frees {freed}{beside}; {cheap:.1f} at least with all prices "
+        f"least of these orders ({_by_order(ratio)}; with frees {freed}{beside}; {cheap:.1f} at least with all prices "
         f"low); {where(dataset, hard)}"
     )
     return _judged(ratio.min("order"), DEAR, measure, CROSSOVER)
@@ -160,7 +160,7 @@ def _same(dataset: xr.Dataset) -> Claim:
     if full != easy:
         beside = f" (ratios by order where memory is {full['pressure']}, so that reclaim fragments it: "
         beside += f"{_by_order(_ratio(dataset, full, INSISTS, FAST))})"
-    measure = f"largest difference of their CPU time at any order{beside}; {where(dataset, easy)}"
+    measure = f"largest difference of their CPU time at any of these orders{beside}; {where(dataset, easy)}"
     row = _judged(off.max("order"), SAME, measure, EQUAL, "%")
     return _reversed(row, f"holds if below {EQUAL:g} %")
 
@@ -178,7 +178,7 @@ def _whole(dataset: xr.Dataset) -> Claim:
     cheap = cpu_time(chosen, "low", background=True).sum(["seed", "order"])
     low = float(cheap.sel(way=INSISTS) / cheap.sel(way=FAST))
     measure = (
-        f"the same ratio with all of that, all orders together ({_listed(by_order, 2)}; {low:.2f} with all prices "
+        f"the same ratio with all of that, these orders together ({_listed(by_order, 2)}; {low:.2f} with all prices "
         f"low; a request costs {float(cost.sel(way=INSISTS)):,.0f} and {float(cost.sel(way=FAST)):,.0f} µs and has "
         f"{float(taken.sel(way=INSISTS)):,.0f} and {float(taken.sel(way=FAST)):,.0f} frames reclaimed, for which "
         f"programs wait {float(waits.sel(way=INSISTS)):,.0f} and {float(waits.sel(way=FAST)):,.0f} µs for refaults)"
@@ -191,7 +191,7 @@ def _once(dataset: xr.Dataset) -> Claim:
     ratio = _ratio(dataset, hard, "early-fallback-6.12", FAST)
     measure = (
         f"CPU time of a request of kvmalloc as of 6.12, which reclaims and compacts once (NORETRY), over that of 6.18, "
-        f"which does not, mean of all orders ({_by_order(ratio)}; XFS: some 5); {where(dataset, hard)}"
+        f"which does not, mean of these orders ({_by_order(ratio)}; XFS: some 5); {where(dataset, hard)}"
     )
     return _judged(ratio.mean("order"), XFS, measure, CROSSOVER)
 
@@ -202,7 +202,7 @@ def _tail(dataset: xr.Dataset) -> Claim:
     tail = chosen.sel(statistic="p99")
     ratio = (tail.sel(way=INSISTS) / tail.sel(way=FAST)).mean("order")
     measure = (
-        f"99th percentile of CPU time of single requests, insisting over giving up fast, mean of all orders (µs by "
+        f"99th percentile of CPU time of single requests, insisting over giving up fast, mean of these orders (µs by "
         f"order: {_by_order(tail.sel(way=INSISTS), 0)} against {_by_order(tail.sel(way=FAST))}; medians "
         f"{_by_order(chosen.sel(statistic='median', way=INSISTS))} against "
         f"{_by_order(chosen.sel(statistic='median', way=FAST))}); {where(dataset, hard)}"
@@ -235,7 +235,7 @@ def _cheaper(dataset: xr.Dataset) -> Claim:
     dearer = f"dearer on average at orders {', '.join(map(str, above))}" if above else "dearer at no order"
     measure = (
         f"CPU time to get a block by reclaim and compaction and to free it, over that of a virtual page, mean of "
-        f"orders ({_by_order(dear, 2)}; {dearer}); {where(dataset, hard)}"
+        f"these orders ({_by_order(dear, 2)}; of all orders {dearer}); {where(dataset, hard)}"
     )
     row = _judged(dear.mean("order"), f"{NEED} Where they do not fail, they are no dearer.", measure, 1.0)
     return _reversed(row, "holds if below 1")

@@ -353,10 +353,12 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
 
 
 LEFT_OUT = (
-    "Other CPUs that ask at the same time, and locks; kswapd and kcompactd beside the requests rather than between "
-    "them. Zones, per-CPU lists and reserved pageblocks. Caches of kernel objects, which reclaim could shrink too. "
-    "The OOM killer: a request that would call it fails. Latency is CPU time: nobody waits for a device, whose time "
-    "is given apart. What pages cost once they are used (the studies fallback and access-cost)."
+    "Machines have one CPU: no other asks at the same time, waits for locks, or is interrupted to forget pages that "
+    "moved. Under 6.18 late-fallback is a counterfactual: no kernel of today does it. kswapd, once awake, is ahead of "
+    "a fallback that has to reclaim, not of a request that insists; kswapd and kcompactd beside the requests rather "
+    "than between them. Zones, per-CPU lists and reserved pageblocks. Caches of kernel objects, which reclaim could "
+    "shrink too. The OOM killer: a request that would call it fails. Latency is CPU time: nobody waits for a device, "
+    "whose time is given apart. What pages cost once they are used (the studies fallback and access-cost)."
 )
 
 
