@@ -9,7 +9,7 @@ from vckernels import buddy, claim, entry, pagetable, vmap
 from vclab import GFP_KERNEL, Background, MmuOptions, recordings, replay, streams
 
 for policy in ("vmalloc", "physical"):
-    system = vclab.System(memory="64MiB", policy=policy)
+    system = vclab.System(memory="64MiB", policy=policy, unmap="range")
     page = system.alloc_pages(3, GFP_KERNEL)
     system.access(page, vclab.streams.uniform(page.nbytes, 100), write=True)
     array = np.array([system.direct_map.address(0)], np.uint64)
