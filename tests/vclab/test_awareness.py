@@ -195,7 +195,7 @@ def test_a_small_working_set_costs_first_level_hits() -> None:
 
 
 def test_freeing_is_priced_by_what_it_counts() -> None:
-    system = System(memory="128MiB", cpus=2, seed=1)
+    system = System(memory="128MiB", cpus=2, seed=1, unmap="range")
     counted = measure(system, 2, 3, 1, 50)
     work = dict(zip(counted["event"].values.tolist(), counted["work"].sel(kind="virtual").values.tolist(), strict=True))
     # Four frames each, and the structures' frames with the last of them.
