@@ -74,14 +74,13 @@ def _caller(dataset: xr.Dataset) -> Claim:
     first = cells.isel(cell=int(known.argmin("cell")))
     low, high = float(first["break_even_low"]), float(first["break_even_high"])
     known_ends = bool(np.isfinite(low) and np.isfinite(high))
-    numbers = cells["break_even"].where(cells["outcome"] == str(Outcome.AFTER))
     early = int((cells["outcome"] == str(Outcome.AT_ONCE)).sum())
     verdict = judge(dataset.sizes["seed"], low if known_ends else None, high if known_ends else None, MANY)
     return Claim(
         sentence=sentence,
         measure=f"the fewest accesses of any cell after which insisting has paid for the caller: order "
         f"{int(first['order'])}, {first['pattern'].item()}, {first['cpu'].item()}, serial; the median cell with a "
-        f"number has {format_accesses(float(numbers.median()))}, {early} of {cells.sizes['cell']} cells pay at once, "
+        f"number has {format_accesses(float(known.median()))}, {early} of {cells.sizes['cell']} cells pay at once, "
         f"{int((cells['outcome'] == str(Outcome.NEVER)).sum())} never (interval: Fieller's, of the ratio of means)",
         value=float(first["break_even"]),
         low=low if known_ends else None,

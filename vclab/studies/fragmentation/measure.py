@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from vckernels.causes import COUNTERS, Cause
 from vclab import presets, recordings
-from vclab.errors import ConfigurationError, FragmentationNotReached
+from vclab.errors import FragmentationNotReached
 from vclab.ledger import DEVICE_CAUSES, OPERATION_CAUSES, price_operations
 from vclab.movable import PageMix
 from vclab.presets import CpuPreset, LinuxPreset
@@ -117,20 +117,6 @@ class Parameters(MachineParameters):
         """Return how many requests of an order there are on a machine with so many frames."""
         return max(1, min(self.requests, int(self.share * frames) >> order))
 
-    @property
-    def accepted(self) -> list[str]:
-        """Rule sets under which requests meet reclaim: those whose machines can be populated."""
-        return [name for name in self.rule_sets if not _refusal(name)]
-
-
-def _refusal(linux: str) -> str:
-    """Return why movable pages are not modelled under a rule set, nothing if they are."""
-    try:
-        System(cpu="zen3", linux=linux, memory="64MiB").populate()
-    except ConfigurationError as error:
-        return str(error)
-    return ""
-
 
 #: What ``--quick`` changes: one seed, the ends of each range.
 QUICK = {
@@ -168,18 +154,11 @@ class Point(NamedTuple):
 
 
 def points(parameters: Parameters, jobs: int = 1) -> Sequence[Point]:  # noqa: ARG001 (part of the protocol)
-    """Return one point for each seed, rule set and fragmentation; each ages memory anew.
-
-    Raises
-    ------
-    ConfigurationError
-        If no rule set has a slow path.
-    """
-    names = parameters.accepted
-    if not names:
-        raise ConfigurationError(_refusal(parameters.rule_sets[0]))
+    """Return one point for each seed, rule set and fragmentation; each ages memory anew."""
     seeds = range(parameters.seed, parameters.seed + parameters.seeds)
-    return [Point(seed, name, index) for seed in seeds for name in names for index in parameters.unusable]
+    return [
+        Point(seed, name, index) for seed in seeds for name in parameters.rule_sets for index in parameters.unusable
+    ]
 
 
 def run_point(parameters: Parameters, point: Point, progress: Progress) -> xr.Dataset:
@@ -312,7 +291,7 @@ def priced(dataset: xr.Dataset, cpu: CpuPreset, linux: LinuxPreset) -> xr.Datase
 
 def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
     """Put all points together, price the counts, add units and provenance."""
-    names, indices = parameters.accepted, len(parameters.unusable)
+    names, indices = parameters.rule_sets, len(parameters.unusable)
     seeds = []
     for first in range(0, len(parts), len(names) * indices):
         of_seed = parts[first : first + len(names) * indices]
@@ -336,7 +315,6 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
     for name in (*COUNTED, "outcome", "samples", "end_unusable", "end_free", "killed"):
         dataset[name].attrs["units"] = "1"
     recording = recordings.load(parameters.recording)
-    refused = [f"{name}: {_refusal(name)}" for name in parameters.rule_sets if name not in names]
     dataset.attrs |= {
         "study": "fragmentation",
         "vclab_version": version("vclab"),
@@ -345,9 +323,7 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
         "recording_digest": recording.digest,
         "machine": parameters.machine,
         "fragment_order": parameters.fragment_order,
-        "left_out": LEFT_OUT
-        + (f" Rule sets without a slow path: {'; '.join(refused)}." if refused else "")
-        + LEFT_OUT_EVERYWHERE,
+        "left_out": LEFT_OUT + LEFT_OUT_EVERYWHERE,
     }
     return dataset
 
