@@ -70,6 +70,8 @@ class MovablePages:
         self.moves: Moves = new_moves(LOG_ENTRIES)
         self.reclaim_state: Reclaim = new_reclaim(0, swap)
         self._forgotten: list[Leaves] = []
+        self._pinned = np.zeros(zone.frames, np.bool_)
+        """Frames at which blocks begin that somebody holds on to; checked when blocks become pages."""
         self._frees = -1
         """Blocks freed in the zone when reclaim ended last; -1 if pages came to its lists since."""
 
@@ -104,6 +106,7 @@ class MovablePages:
         each = np.broadcast_to(np.asarray(flags, np.uint8), frames.shape)
         local = frames - self.zone.first_frame
         added = page_kernels.add_pages(self.zone.buddy, self.pages, local, owners, np.ascontiguousarray(each))
+        self._pinned[local[:added]] = False
         if added < len(frames):
             orders = np.full(len(frames) - added, order, np.int8)
             self.region.reclaimed(owners[added:], orders)
@@ -122,7 +125,8 @@ class MovablePages:
         """Make every block that was allocated as movable a page; return how many frames they have.
 
         Pages come to reclaim's lists in random order, as those of many programs do. Where programs have single frames
-        only, larger blocks become as many pages.
+        only, larger blocks become as many pages. What is drawn as pinned stays so for all later calls, until its block
+        is given back; who is handed the same frame as movable before the next call is taken for the one who pinned it.
 
         Parameters
         ----------
@@ -140,6 +144,8 @@ class MovablePages:
         state = self.zone.buddy.state
         wanted = (state >= ALLOCATED) & ((state - ALLOCATED) >> 4 == Migratetype.MOVABLE) & ~but
         wanted &= self.pages.flags & page_kernels.ON_LRU == 0
+        self._pinned &= wanted
+        wanted &= ~self._pinned
         frames = np.flatnonzero(wanted)
         orders = state[frames] & 15
         if not self.rules.large_pages:
@@ -148,7 +154,9 @@ class MovablePages:
         for order in range(ORDERS):
             chosen = rng.permutation(frames[orders == order])
             if mix.pinned:
-                chosen = chosen[rng.random(len(chosen)) >= mix.pinned]
+                pinned = rng.random(len(chosen)) < mix.pinned
+                self._pinned[chosen[pinned]] = True
+                chosen = chosen[~pinned]
             shares = (mix.anonymous, mix.active, mix.dirty)
             anonymous, active, dirty = (rng.random(len(chosen)) < share for share in shares)
             flags = anonymous * ANONYMOUS + active * ACTIVE + (dirty | anonymous) * DIRTY
@@ -301,4 +309,5 @@ class MovablePages:
         twin.pages, twin.compaction = copied(self.pages), copied(self.compaction)
         twin.reclaim_state = copied(self.reclaim_state)
         twin._forgotten, twin._frees = list(self._forgotten), self._frees
+        twin._pinned = self._pinned.copy()
         return twin

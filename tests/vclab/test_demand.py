@@ -28,8 +28,8 @@ from vclab.studies.demand import (
 LINUX, CPU = presets.linux("6.18"), presets.cpu("zen3")
 
 
-def machine(unusable: float, marks: float = 1.1, seed: int = 3) -> vclab.System:
-    system = vclab.System(memory="512MiB", levels=4, seed=seed)
+def machine(unusable: float, marks: float = 1.1, seed: int = 3, linux: str = "6.18") -> vclab.System:
+    system = vclab.System(linux=linux, memory="512MiB", levels=4, seed=seed)
     crowd(system, 9, unusable, marks)
     return system
 
@@ -39,14 +39,17 @@ def fragmented() -> vclab.System:
     return machine(0.97)
 
 
-def test_a_crowded_machine_is_as_asked(fragmented: vclab.System) -> None:
-    movable = fragmented.movable
+@pytest.mark.parametrize("linux", ["6.18", "2.6.23"])
+def test_a_crowded_machine_is_as_asked(fragmented: vclab.System, linux: str) -> None:
+    again = machine(0.97, linux=linux)
+    crowded = fragmented if linux == "6.18" else machine(0.97, linux=linux)
+    movable = crowded.movable
     assert movable is not None
-    assert fragmented.memory.zone.free_frames == round(1.1 * movable.limits[Limit.HIGH])
-    assert fragmented.unusable_free_index(9) > 0.9
-    fragmented.audit()
-    again = machine(0.97)
-    np.testing.assert_array_equal(again.memory.zone.buddy.state, fragmented.memory.zone.buddy.state)
+    assert crowded.memory.zone.free_frames == round(1.1 * movable.limits[Limit.HIGH])
+    # 0.57 where filling misses the lists on which the release has its free blocks.
+    assert crowded.unusable_free_index(9) > 0.9
+    crowded.audit()
+    np.testing.assert_array_equal(again.memory.zone.buddy.state, crowded.memory.zone.buddy.state)
     with pytest.raises(ConfigurationError, match="times the high watermark"):
         crowd(vclab.System(memory="512MiB", levels=4), marks=0.9)
 

@@ -166,6 +166,29 @@ def test_kinds_are_drawn_by_their_shares() -> None:
     assert np.mean(flags & 16 != 0) == np.mean(flags & 1)
 
 
+@pytest.mark.parametrize("linux", ["6.18", "2.6.24"])
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_is_pinned_stays_pinned_until_it_is_given_back(linux: str, copied: bool) -> None:
+    system = vclab.System(linux=linux, memory="64MiB", levels=4)
+    blocks = [(system.memory.allocate(order, MOVABLE), order) for order in [0, 2] * 1000]
+    adopted = system.populate(PageMix(pinned=0.25))
+    assert 0.7 < adopted / 5000 < 0.8
+    system = system.copy() if copied else system
+    movable = system.movable
+    assert movable is not None
+    before = movable.frames()
+    # Nothing was allocated since: whoever held on to a page still does.
+    assert system.populate(PageMix()) == 0
+    assert movable.frames().tolist() == before.tolist()
+    pinned = [(frame, order) for frame, order in blocks if frame not in set(before.tolist())]
+    if linux == "6.18":
+        assert sum(1 << order for _, order in pinned) == 5000 - adopted
+        for frame, order in pinned:
+            system.memory.free(frame, order)
+        assert not movable._pinned[system.memory.allocate(9, MOVABLE)]
+        assert system.populate(PageMix()) == 512
+
+
 def test_a_copy_is_compacted_alone() -> None:
     system = scattered()
     before = reached(system)
