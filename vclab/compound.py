@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from vckernels.buddy import MAX_ORDER, PAGEBLOCK_ORDER
 from vclab.errors import ConfigurationError, InvalidFree, OutOfMemory
-from vclab.gfp import Gfp, migratetype
-from vclab.mapping import DirectMap, PageTables, leaf_frames
+from vclab.gfp import Gfp, migratetype, structure_flags, table_flags
+from vclab.mapping import DirectMap, PageTables, TableChange, leaf_frames
 from vclab.memory import Memory
 from vclab.policies import Attempt, Backing, Policy
 from vclab.presets import LinuxPreset
@@ -183,7 +183,7 @@ class CompoundAllocator:
         attempts = self.policy.attempts(int(order), wanted, int(min_order))
         page = None
         for attempt in attempts:
-            page = self._try(attempt)
+            page = self._try(attempt, wanted)
             if page is not None:
                 break
         if page is None:
@@ -193,12 +193,13 @@ class CompoundAllocator:
         self.pages[page.address] = page
         return page
 
-    def _try(self, attempt: Attempt) -> CompoundPage | None:
+    def _try(self, attempt: Attempt, wanted: int) -> CompoundPage | None:
+        """Make one attempt at a request with flags ``wanted``, which its control structures follow."""
         if attempt.backing is Backing.BLOCK:
             return self._physical(attempt.order, attempt.flags)
         if attempt.backing is Backing.HUGE:
-            return self._virtual(attempt.order, attempt.flags, 2) if attempt.order >= HUGE_ORDER else None
-        return self._virtual(attempt.order, attempt.flags, 1)
+            return self._virtual(attempt, wanted, 2) if attempt.order >= HUGE_ORDER else None
+        return self._virtual(attempt, wanted, 1)
 
     def _why(self, attempts: tuple[Attempt, ...], flags: Gfp) -> str:
         """Return what stands in the way of a request that failed, and what would help."""
@@ -222,18 +223,18 @@ class CompoundAllocator:
             return None
         return CompoundPage(order, self.direct_map.address(frame), np.arange(frame, frame + (1 << order)), False)
 
-    def _virtual(self, order: int, flags: Gfp, level: int) -> CompoundPage | None:
+    def _virtual(self, attempt: Attempt, wanted: int, level: int) -> CompoundPage | None:
         """Page array, descriptors, frames, area and entries: in the RFC's order; any shortage unwinds all.
 
         The leaves of level 1 are single frames; those of level 2 are 2 MiB blocks, a multiple of which the page is.
         """
-        count = 1 << order
-        array = self._page_array(count * self.linux.page_array_entry_bytes.value)
+        order, count = attempt.order, 1 << attempt.order
+        array = self._page_array(count * self.linux.page_array_entry_bytes.value, wanted)
         if array is None:
             return None
-        descriptors = self._objects(self._descriptor_sizes)
-        frames = None if descriptors is None else self._frames(count, flags, level)
-        mapped = None if frames is None else self.vmalloc_area.map(frames[:: leaf_frames(level)], level)
+        descriptors = self._objects(self._descriptor_sizes, wanted)
+        frames = None if descriptors is None else self._frames(count, attempt.flags, level)
+        mapped = None if frames is None else self._map(frames[:: leaf_frames(level)], level, wanted)
         if descriptors is None or frames is None or mapped is None:
             if frames is not None:
                 self.memory.free(frames[::-1], 0)
@@ -265,12 +266,16 @@ class CompoundAllocator:
         sizes = (kmalloc_size(self.linux.vm_struct_allocated_bytes.value), self.linux.vmap_area_bytes.value)
         return tuple(size for size in sizes if size)
 
-    def _objects(self, sizes: tuple[int, ...]) -> _Objects | None:
+    def _map(self, first_frames: npt.NDArray[np.int64], level: int, wanted: int) -> tuple[int, TableChange] | None:
+        """Map leaves for a request with flags ``wanted``."""
+        return self.vmalloc_area.map(first_frames, level, table_flags=table_flags(wanted))
+
+    def _objects(self, sizes: tuple[int, ...], wanted: int) -> _Objects | None:
         """Take an object of each size, or none."""
         places: list[tuple[int, int]] = []
         taken = 0
         for size in sizes:
-            got = self.objects.allocate(size)
+            got = self.objects.allocate(size, structure_flags(wanted))
             if got is None:
                 self._give_back(_Objects(tuple(places), taken))
                 return None
@@ -301,28 +306,28 @@ class CompoundAllocator:
             self.memory.split(first, HUGE_ORDER, flags)
         return frames
 
-    def _page_array(self, nbytes: int) -> _PageArray | None:
+    def _page_array(self, nbytes: int, wanted: int) -> _PageArray | None:
         """Make the array of a page's frames: one kmalloc, or single frames behind a range of their own.
 
         The RFC's is always a kmalloc, which can fail like any large request. Linux's ``vmalloc`` maps what is longer
         than a page (``mm/vmalloc.c``: ``__vmalloc_area_node``); the array of that range's frames is short, a kmalloc.
         """
         if nbytes <= PAGE_BYTES or self.linux.page_array_kmalloc.value:
-            block = self._objects((kmalloc_size(nbytes),))
+            block = self._objects((kmalloc_size(nbytes),), wanted)
             return (
                 None if block is None else _PageArray(self.direct_map.start + block.places[0][0], 0, block, 0, nbytes)
             )
         count = -(-nbytes // PAGE_BYTES)
         inner_bytes = count * self.linux.page_array_entry_bytes.value
-        inner = self._objects((kmalloc_size(inner_bytes), *self._descriptor_sizes))
+        inner = self._objects((kmalloc_size(inner_bytes), *self._descriptor_sizes), wanted)
         if inner is None:
             return None
-        pages = self.objects.allocate_pages(count)
+        pages = self.objects.allocate_pages(count, structure_flags(wanted))
         if pages is None:
             self._give_back(inner)
             return None
         objects = _Objects(inner.places + tuple((page, PAGE_BYTES) for page in pages), inner.taken + count)
-        mapped = self.vmalloc_area.map(np.array(pages, np.int64) >> PAGE_SHIFT)
+        mapped = self._map(np.array(pages, np.int64) >> PAGE_SHIFT, 1, wanted)
         if mapped is None:
             self._give_back(objects)
             return None

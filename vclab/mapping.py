@@ -103,7 +103,12 @@ class PageTables:
         return physical
 
     def map(
-        self, address: int, first_frames: npt.NDArray[np.int64], level: int, flags: np.uint64 | None = None
+        self,
+        address: int,
+        first_frames: npt.NDArray[np.int64],
+        level: int,
+        flags: np.uint64 | None = None,
+        table_flags: int = GFP_KERNEL,
     ) -> TableChange | None:
         """Map leaves of a level, one for each first frame.
 
@@ -117,6 +122,8 @@ class PageTables:
             1 for 4K leaves, 2 for 2M, 3 for 1G. Empty tables where larger leaves go are removed first.
         flags : uint64
             Leaf flags in the format of a 4K leaf; those of kernel data without it.
+        table_flags : int
+            How frames for tables are asked for (:func:`vclab.gfp.table_flags`).
 
         Returns
         -------
@@ -134,7 +141,7 @@ class PageTables:
             raise ConfigurationError(f"cannot map {len(first_frames)} pages at {address:#x}: {why}")
         new = np.empty(0, np.int64)
         if needed:
-            taken = self.memory.allocate_all(0, GFP_KERNEL, needed)
+            taken = self.memory.allocate_all(0, table_flags, needed)
             if taken is None:
                 return None
             new = taken
@@ -150,8 +157,8 @@ class PageTables:
         if flags is None:
             flags = self.leaf_flags
         # A program's pages are reached through tables that let it pass.
-        table_flags = entry.KERNEL_TABLE | (flags & entry.USER)
-        pagetable.map_range(self.state, np.uint64(address), first_frames, level, flags, table_flags, new)
+        upper = entry.KERNEL_TABLE | (flags & entry.USER)
+        pagetable.map_range(self.state, np.uint64(address), first_frames, level, flags, upper, new)
         return TableChange(needed, empty)
 
     def unmap(self, address: int, count: int, level: int = 1) -> npt.NDArray[np.int64]:

@@ -47,11 +47,14 @@ class SmallObjects:
         self._full: dict[int, int] = {}
         self._blocks: set[int] = set()
 
-    def allocate(self, size: int) -> tuple[int, int] | None:
-        """Return the physical address of ``size`` bytes and the frames newly taken; None if memory is short."""
+    def allocate(self, size: int, flags: int = GFP_KERNEL) -> tuple[int, int] | None:
+        """Return the physical address of ``size`` bytes and the frames newly taken; None if memory is short.
+
+        ``flags`` say what may be done for those frames.
+        """
         if size > PAGE_BYTES // 2:
             order = block_order(size)
-            frame = self.memory.allocate(order, GFP_KERNEL)
+            frame = self.memory.allocate(order, flags)
             if frame < 0:
                 return None
             self.frames_held += 1 << order
@@ -60,7 +63,7 @@ class SmallObjects:
         partial = self._partial.setdefault(size, {})
         taken = 0
         if not partial:
-            frame = self.memory.allocate(0, GFP_KERNEL)
+            frame = self.memory.allocate(0, flags)
             if frame < 0:
                 return None
             partial[frame] = list(range(PAGE_BYTES // size - 1, -1, -1))
@@ -73,9 +76,9 @@ class SmallObjects:
             del partial[frame]
         return (frame << PAGE_SHIFT) + index * size, taken
 
-    def allocate_pages(self, count: int) -> list[int] | None:
+    def allocate_pages(self, count: int, flags: int = GFP_KERNEL) -> list[int] | None:
         """Return the physical addresses of ``count`` single pages, each freed as one of 4096 bytes; None if short."""
-        frames = self.memory.allocate_all(0, GFP_KERNEL, count)
+        frames = self.memory.allocate_all(0, flags, count)
         if frames is None:
             return None
         self.frames_held += count

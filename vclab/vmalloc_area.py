@@ -11,6 +11,7 @@ from vckernels import areawalk, lazyareas, vmap, vmapblock
 from vckernels.causes import Status
 from vckernels.lazyareas import State
 from vclab.errors import ConfigurationError
+from vclab.gfp import GFP_KERNEL
 from vclab.mapping import PageTables, TableChange, leaf_frames
 from vclab.presets import AddressSpace
 from vclab.state import copied
@@ -182,7 +183,9 @@ class VmallocArea:
         if places[lazyareas.Place.WAITING] > places[lazyareas.Place.LIMIT]:
             self.purge()
 
-    def map(self, frames: npt.NDArray[np.int64], level: int = 1, cpu: int = 0) -> tuple[int, TableChange] | None:
+    def map(
+        self, frames: npt.NDArray[np.int64], level: int = 1, cpu: int = 0, table_flags: int = GFP_KERNEL
+    ) -> tuple[int, TableChange] | None:
         """Map frames one after another at the lowest address that fits (``vmap``).
 
         Parameters
@@ -193,6 +196,8 @@ class VmallocArea:
             1 for 4K leaves, 2 for 2M; the range then starts at a multiple of 2 MiB. Its guard pages follow it.
         cpu : int
             Whose node is asked, where there are any.
+        table_flags : int
+            How frames for tables are asked for (:func:`vclab.gfp.table_flags`).
 
         Returns
         -------
@@ -215,7 +220,7 @@ class VmallocArea:
         if page < 0:
             return None
         address = self.start + (page << PAGE_SHIFT)
-        change = self.tables.map(address, frames, level)
+        change = self.tables.map(address, frames, level, table_flags=table_flags)
         if change is None:
             # Nothing was mapped, so nobody has to flush; Linux lets it wait all the same.
             self._release_now(page)

@@ -13,8 +13,8 @@ from vckernels.compactcontrol import ZoneField
 from vckernels.pages import ANONYMOUS
 from vckernels.slowpath import SlowAction
 from vckernels.watermark import Limit
-from vclab import GFP_ATOMIC, GFP_KERNEL, GFP_VFALLBACK, OutOfMemory
-from vclab.gfp import Gfp
+from vclab import GFP_ATOMIC, GFP_KERNEL, GFP_VFALLBACK, OutOfMemory, presets
+from vclab.gfp import Gfp, structure_flags, table_flags
 from vclab.movable import PageMix
 from vclab.slowpath import CompactingSlowPath, Effort
 
@@ -60,6 +60,43 @@ def test_an_atomic_request_fails_and_the_background_helps_the_next() -> None:
     assert physical.ledger.counts[Cause.PAGE_MIGRATED] > 0
     assert not physical.alloc_pages(8, GFP_ATOMIC).is_virtual
     check(physical)
+
+
+@pytest.mark.parametrize("linux", presets.linux_names())
+@pytest.mark.parametrize("order", [3, 10])
+def test_an_atomic_fallback_waits_for_no_structure_and_no_table_either(linux: str, order: int) -> None:
+    system = vclab.System(linux=linux, memory="64MiB", levels=4, policy="always-virtual")
+    zone = system.memory.zone
+    while zone.free_frames > 3000:
+        zone.allocate(0, Migratetype.MOVABLE)
+    system.populate(PageMix(anonymous=0.0, dirty=0.0))
+    limits, most = zone.limits(), 40 + 2 * (1 << order)
+    # As much as an atomic request may take for all that it needs, and less than any that waits would leave.
+    limits[Limit.MIN], limits[Limit.LOW], limits[Limit.HIGH] = most + (most >> 1), 4 * most, 5 * most
+    zone.allocate_all(0, Migratetype.UNMOVABLE, zone.free_frames - most - (most >> 2))
+    waiting = system.copy()
+    page = system.alloc_pages(order, GFP_ATOMIC | Gfp.VFALLBACK)
+    assert page.is_virtual
+    assert page.marginal_frames > 2
+    assert system.ledger.counts[Cause.DIRECT_RECLAIM] == 0
+    assert waiting.alloc_pages(order, GFP_VFALLBACK).is_virtual
+    assert waiting.ledger.counts[Cause.DIRECT_RECLAIM] > 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "structures", "tables"),
+    [
+        (GFP_VFALLBACK, GFP_KERNEL, GFP_KERNEL),
+        (GFP_KERNEL | Gfp.ZERO | Gfp.MOVABLE | Gfp.NORETRY, GFP_KERNEL | Gfp.NORETRY, GFP_KERNEL),
+        (GFP_KERNEL & ~Gfp.FS, GFP_KERNEL & ~Gfp.FS, GFP_KERNEL & ~Gfp.FS),
+        (GFP_KERNEL & ~(Gfp.FS | Gfp.IO), GFP_KERNEL & ~(Gfp.FS | Gfp.IO), GFP_KERNEL & ~(Gfp.FS | Gfp.IO)),
+        (GFP_ATOMIC | Gfp.VFALLBACK, GFP_ATOMIC, GFP_ATOMIC),
+        (Gfp.KSWAPD_RECLAIM | Gfp.NOMEMALLOC, Gfp.KSWAPD_RECLAIM | Gfp.NOMEMALLOC, Gfp.KSWAPD_RECLAIM | Gfp.NOMEMALLOC),
+    ],
+)
+def test_structures_follow_their_request_and_tables_what_it_forbids(wanted: Gfp, structures: Gfp, tables: Gfp) -> None:
+    assert structure_flags(wanted) == structures
+    assert table_flags(wanted) == tables
 
 
 def test_early_fallback_moves_nothing_itself_and_late_fallback_does() -> None:
