@@ -73,7 +73,7 @@ class MovablePages:
         self._pinned = np.zeros(zone.frames, np.bool_)
         """Frames at which blocks begin that somebody holds on to; checked when blocks become pages."""
         self._frees = -1
-        """Blocks freed in the zone when reclaim ended last; -1 if pages came to its lists since."""
+        """Blocks freed in the zone when reclaim ended last; -1 if the zone has become another since."""
 
     @property
     def limits(self) -> npt.NDArray[np.int64]:
@@ -102,7 +102,6 @@ class MovablePages:
         if owners is None:
             return False
         self._remember(self.region.used)
-        self._frees = -1
         each = np.broadcast_to(np.asarray(flags, np.uint8), frames.shape)
         local = frames - self.zone.first_frame
         added = page_kernels.add_pages(self.zone.buddy, self.pages, local, owners, np.ascontiguousarray(each))
@@ -145,6 +144,8 @@ class MovablePages:
         wanted = (state >= ALLOCATED) & ((state - ALLOCATED) >> 4 == Migratetype.MOVABLE) & ~but
         wanted &= self.pages.flags & page_kernels.ON_LRU == 0
         self._pinned &= wanted
+        # These pages would have been on the lists all along; new pages alone make no kernel try again.
+        self._frees = -1
         wanted &= ~self._pinned
         frames = np.flatnonzero(wanted)
         orders = state[frames] & 15
@@ -278,7 +279,7 @@ class MovablePages:
 
     def _run_reclaim(self) -> int:
         if self.zone.buddy.counters[Cause.FREE] != self._frees:
-            # A zone that was given up is not any more once something is freed in it (2.6.24: __free_pages_bulk).
+            # A zone that was given up is not any more once a block comes to its free lists (2.6.24: free_pages_bulk).
             self.reclaim_state.fields[[ReclaimField.SCANNED_IN_VAIN, ReclaimField.UNRECLAIMABLE]] = 0
         answer = PAUSED
         while answer == PAUSED:

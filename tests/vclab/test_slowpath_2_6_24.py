@@ -281,3 +281,27 @@ def test_a_machine_of_then_thrashes_until_it_would_kill() -> None:
     assert system.memory.zone.free_frames <= movable.limits[Limit.MIN] + 1
     assert movable.pages.lengths.sum() == 0
     system.audit()
+
+
+def test_a_zone_that_was_given_up_is_tried_again_once_something_is_freed_in_it() -> None:
+    """New pages on the lists make no difference, as they make none in the kernel."""
+    system = machine(locked=1.0, anonymous=0.0, dirty=0.0)
+    movable = system.movable
+    assert movable is not None
+    spare = np.array([system.memory.zone.allocate(0, Migratetype.MOVABLE) for _ in range(3)])
+    shorten(system)
+    lists = int(movable.pages.lengths.sum())
+
+    def scanned() -> int:
+        before = system.ledger.counts[Cause.RECLAIM_SCANNED]
+        movable.balance(0, 0)
+        return int(system.ledger.counts[Cause.RECLAIM_SCANNED] - before)
+
+    assert scanned() >= 6 * lists
+    assert scanned() < lists
+    movable.adopt(spare[:2], 0, 0)
+    lock_page(movable.zone.buddy, movable.pages, int(spare[0]), True)
+    lock_page(movable.zone.buddy, movable.pages, int(spare[1]), True)
+    assert scanned() < lists
+    system.memory.free(spare[2], 0)
+    assert scanned() >= 6 * lists

@@ -93,7 +93,7 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
         levels=parameters.levels,
         direct_map=parameters.direct_map,
         recording=parameters.recording,
-        # What one free costs, its flush included; spread over a purge it would vanish.
+        # A free and its flush are measured together, so that the ranges need not wait.
         unmap="range",
         seed=point,
     )
@@ -196,7 +196,10 @@ class _Pages:
         self.system.mmu.empty_caches()
 
     def free(self) -> tuple[npt.NDArray[np.int64], int]:
-        """Free all pages on a copy, in random order; return event counts and how many there were."""
+        """Free all pages on a copy, in random order; return event counts and how many there were.
+
+        Each pays its own flush, where unmapping is lazy too: spread over a purge it would vanish.
+        """
         counts = np.zeros(COUNTERS, np.int64)
         if not self.pages:
             counts[Cause.FREE] = 1
@@ -206,6 +209,7 @@ class _Pages:
         for number in self.heads:
             if number < len(self.pages):
                 twin.free_pages(twin.compound.pages[self.pages[number].address])
+                twin.purge_vmalloc_area()
         return twin.ledger.counts - before, len(self.pages)
 
 
