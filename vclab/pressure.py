@@ -104,6 +104,16 @@ class Pressure:
         self._forget()
         return result
 
+    def copy(
+        self, movable: MovablePages, memory: Memory, mmus: Sequence[Mmu], operations: npt.NDArray[np.int64]
+    ) -> Pressure:
+        """Return the same for copies of its parts, between two requests; nobody is awake then."""
+        twin = Pressure(movable, memory, mmus, operations)
+        twin.background = self.background.copy()
+        twin.last_effort = self.last_effort
+        twin._seen_batches = self._seen_batches
+        return twin
+
     @property
     def _batches(self) -> int:
         return int(self.movable.zone.buddy.counters[Cause.MIGRATION_BATCH])

@@ -754,8 +754,7 @@ class System:
         twin.operations = self.operations.copy()
         if self.pressure is not None:
             movable = self.pressure.movable.copy(twin.memory.zone, twin.page_tables)
-            twin.pressure = Pressure(movable, twin.memory, twin.mmus, twin.operations)
-            twin.pressure.background = self.pressure.background.copy()
+            twin.pressure = self.pressure.copy(movable, twin.memory, twin.mmus, twin.operations)
         twin.background = None if self.background is None else self.background.copy()
         return twin
 

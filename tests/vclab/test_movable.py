@@ -198,3 +198,16 @@ def test_a_copy_is_compacted_alone() -> None:
     assert reached(twin) != before
     check(system)
     check(twin)
+
+
+def test_what_cpus_have_to_forget_yet_the_cpus_of_a_copy_have_to_too() -> None:
+    system = scattered(cpus=2)
+    movable = system.movable
+    assert movable is not None
+    movable.compact_all()
+    batches = int(system.ledger.counts[Cause.MIGRATION_BATCH])
+    assert batches > 1
+    for machine in (system.copy(), system):
+        before = machine.ledger.counts[Cause.INTERRUPT]
+        machine.alloc_pages(0, GFP_KERNEL)
+        assert machine.ledger.counts[Cause.INTERRUPT] - before == batches
