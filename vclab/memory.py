@@ -27,6 +27,7 @@ from vclab.state import copied
 from vclab.watermarks import ZoneLimits, ZoneSize, zone_limits
 
 FRAMES_PER_BLOCK = 1 << MAX_ORDER
+_BOOST = [int(Limit.BOOST), int(Limit.BOOSTED)]
 
 _REFUSALS = {
     Status.NOT_ALLOCATED: "no allocated block starts there (freed already?)",
@@ -183,6 +184,9 @@ class Memory:
         self.kernel: Zonelist | None = None
         self.highest: Zonelist | None = None
         self.cpu = 0
+        self._batch_left = [0] * TYPES
+        """Single frames by migratetype that a CPU's list would still hold of a batch, were there one."""
+        self._batch_claimed = [False] * TYPES
 
     @property
     def zone(self) -> Zone:
@@ -210,7 +214,9 @@ class Memory:
         if self.zone.free_frames - (count << order) > self.low_watermark:
             claims = self._claims
             frames = self.zone.allocate_all(order, gfp.migratetype(flags), count)
-            boost_watermark(self.zone.limits(), self._claims - claims)
+            claims = self._claims - claims
+            if self._boosts(order, flags, count, claims):
+                boost_watermark(self.zone.limits(), claims)
             return frames
         frames = np.full(count, -1, np.int64)
         return frames if self._allocate_singly(order, flags, frames) else None
@@ -224,6 +230,25 @@ class Memory:
                 self.free(frames[frames >= 0][::-1], order)
                 return False
         return True
+
+    def _boosts(self, order: int, flags: int, count: int, claims: int) -> bool:
+        """Return whether claims of pageblocks that so many blocks led to boost the watermarks.
+
+        Linux takes single frames for a CPU's list in batches, and tries to claim pageblocks once for each of them
+        (``rmqueue_bulk``). Free lists alone are asked for every frame, but boost no oftener. A batch doubles from one
+        to the next (``nr_pcp_alloc``), so that one is enough for what is asked for at once.
+        """
+        if order > 0:
+            return True
+        kind = gfp.migratetype(flags)
+        left = self._batch_left[kind] - count
+        if left < 0:
+            left %= max(1, int(self.zone.limits()[Limit.BATCH]))
+            self._batch_claimed[kind] = False
+        self._batch_left[kind] = left
+        boosts = not self._batch_claimed[kind]
+        self._batch_claimed[kind] |= claims > 0
+        return boosts
 
     @property
     def low_watermark(self) -> int:
@@ -284,7 +309,12 @@ class Memory:
         zonelist.count_zones(zones)
         # Kernels look twice as long at the type of an enumeration's member as at a number.
         kind, highest = gfp.migratetype(flags), int(self.highest_zone(flags))
-        return int(zonelist.get_page(zones, self.cpu, order, kind, highest, int(allowed)))
+        limits, claims = self.zone.limits(), self._claims
+        boost = limits[_BOOST]
+        frame = int(zonelist.get_page(zones, self.cpu, order, kind, highest, int(allowed)))
+        if frame >= 0 and not self._boosts(order, flags, 1, self._claims - claims):
+            limits[_BOOST] = boost
+        return frame
 
     def drain(self) -> int:
         """Give back what all CPUs hold, and return how many frames that were: none, of free lists alone."""
@@ -340,6 +370,7 @@ class Memory:
         twin = Memory([zone.copy() for zone in self.zones])
         if self.kernel is not None:
             twin.keep_watermarks(twin.zone.limits())
+        twin._batch_left, twin._batch_claimed = list(self._batch_left), list(self._batch_claimed)
         return twin
 
 

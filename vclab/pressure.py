@@ -71,8 +71,8 @@ class Pressure:
     def until_answered(self) -> Iterator[None]:
         """Let kswapd and kcompactd run when a request has been answered by all that its policy tries.
 
-        They are threads of their own that take milliseconds; a fallback follows its first try within microseconds.
-        Where that has to wait or to reclaim, they run meanwhile.
+        They are threads of their own that take milliseconds; a fallback follows its first try within microseconds,
+        and reclaims for itself if it has to, as a request that insists does. Where a request sleeps they run meanwhile.
         """
         self._held = True
         try:

@@ -3,9 +3,10 @@
 A request first has to leave the low watermark untouched; what it does then, and in which order, is told step by step
 by a kernel, :mod:`vckernels.slowpath` for Linux 6.18. Here the steps are done, page tables following between them.
 Background work that it wakes is done when it has been answered: kswapd and kcompactd are never in the middle of
-something. Nobody is killed for memory. Movable pages are in one zone, the machine's highest; only it is reclaimed and
-compacted, and kswapd balances it. Rules: Linux 6.18, ``mm/page_alloc.c`` and, for what is woken, ``mm/vmscan.c``:
-``wakeup_kswapd``, ``pgdat_balanced``. Those of 2.6.23 and 2.6.24 are in :mod:`vclab.slowpath_2_6_24`.
+something, and neither helps a request that reclaims or compacts for itself. Nobody is killed for memory. Movable pages
+are in one zone, the machine's highest; only it is reclaimed and compacted, and kswapd balances it. Rules: Linux 6.18,
+``mm/page_alloc.c`` and, for what is woken, ``mm/vmscan.c``: ``wakeup_kswapd``, ``pgdat_balanced``. Those of 2.6.23 and
+2.6.24 are in :mod:`vclab.slowpath_2_6_24`.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class SlowPath(ABC):
         """Order that kswapd was last woken for, -1 if it sleeps."""
         self._only_movable = False
         self.while_waiting: Callable[[], None] = self.run_background
-        """What goes on while a request waits."""
+        """What goes on while a request sleeps until devices are less busy, which only 2.6.24 lets it do."""
 
     # Requests
 
@@ -118,9 +119,7 @@ class SlowPath(ABC):
                 frame = self._take(order, flags, int(self.slow[SlowField.TAKE_FLAGS]), effort)
                 answer = int(frame >= 0)
             elif action == SlowAction.RECLAIM:
-                if order < self.wanted_order:
-                    # kswapd, awake since a try for more, is ahead of a fallback that has to reclaim.
-                    self.while_waiting()
+                # At once and in the caller: kswapd, woken microseconds before, has freed nothing yet, whoever asks.
                 answer = self._reclaim(order, flags, effort)
             elif action == SlowAction.WAKE_KSWAPD:
                 if flags & Gfp.KSWAPD_RECLAIM:
@@ -288,7 +287,12 @@ class CompactingSlowPath(SlowPath):
         return super().is_awake or self.compaction_order >= 0
 
     def run_background(self) -> None:
-        """Let kswapd and kcompactd do what they were woken for."""
+        """Let kswapd and kcompactd do what they were woken for.
+
+        Woken for an order that is not to be had, kswapd frees twice the block (``compact_gap``) and then goes on only
+        while single frames are below the high watermark and its boost (``kswapd_shrink_node``, ``balance_pgdat``); the
+        rest is kcompactd's. Nothing keeps the next request from waking both again.
+        """
         if self.wanted_order >= 0:
             order, self.wanted_order = self.wanted_order, -1
             # What a boost has reclaimed is to be made pageblocks of (end of balance_pgdat).

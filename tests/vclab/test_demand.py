@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 import vclab
+from vckernels.allocflags import AllocFlag
+from vckernels.buddy import Migratetype
 from vckernels.causes import COUNTERS, Cause
 from vckernels.watermark import Limit
 from vclab import presets
 from vclab.errors import ConfigurationError
+from vclab.gfp import GFP_KERNEL, Gfp
 from vclab.ledger import price_devices, price_operations
 from vclab.studies.demand import (
     ANSWERS,
@@ -95,6 +98,39 @@ def test_frees_are_told_apart_by_request_and_lazy_ones_are_finished() -> None:
     np.testing.assert_array_equal(served.freed[~virtual, Cause.FREE], 1)
     assert (served.freed[virtual, Cause.FREE] >= 128).all()
     assert served.frees[Cause.AREA_RELEASE] >= virtual.sum() > served.freed[:, Cause.AREA_RELEASE].sum()
+
+
+@pytest.mark.parametrize("order", [5, 7, 9])
+def test_kswapd_frees_twice_the_block_that_is_not_to_be_had(fragmented: vclab.System, order: int) -> None:
+    """Then single frames are enough for it (``kswapd_shrink_node``), and there are enough; kcompactd does the rest."""
+    system = fragmented.copy(policy="physical")
+    zone, movable, pressure = system.memory.zone, system.movable, system.pressure
+    assert movable is not None
+    assert pressure is not None
+    while zone.free_blocks[order:].sum():
+        zone.allocate(order, Migratetype.UNMOVABLE)
+    assert zone.free_frames > movable.limits[Limit.HIGH]
+    with pytest.raises(vclab.OutOfMemory):
+        system.alloc_pages(order, GFP_KERNEL & ~Gfp.DIRECT_RECLAIM)
+    reclaimed = pressure.background[Cause.PAGE_RECLAIMED]
+    assert pressure.background[Cause.KSWAPD_RUN] == 1
+    # The last priority's scan may go beyond what was missing.
+    assert 2 << order <= reclaimed < 5 << order
+    assert pressure.background[Cause.PAGE_MIGRATED] > 0
+
+
+def test_a_batch_of_single_frames_boosts_watermarks_once(fragmented: vclab.System) -> None:
+    """A CPU takes it from other types' pageblocks at once, and claims none of them for what its list still holds."""
+    system = fragmented.copy()
+    zone, movable = system.memory.zone, system.movable
+    assert movable is not None
+    while zone.buddy.free_blocks[:, Migratetype.UNMOVABLE].sum():
+        zone.allocate(0, Migratetype.UNMOVABLE)
+    boosts = []
+    for _ in range(int(movable.limits[Limit.BATCH]) + 1):
+        assert system.memory.take(0, GFP_KERNEL, AllocFlag.WMARK_MIN) >= 0
+        boosts.append(int(movable.limits[Limit.BOOST]))
+    assert 0 < boosts[0] == boosts[-2] < boosts[-1]
 
 
 def test_everything_with_a_price_is_kept() -> None:

@@ -5,10 +5,8 @@ what is free until so much is left as its watermarks are multiplied by (:func:`c
 requests on copies of it (:func:`serve`), each page kept to the end, so that every policy has to find as many frames.
 
 Between two requests programs use pages, and those that reclaim took come back; and files read new ones, if that is
-wanted, which wake kswapd again and again, as on a machine whose memory is full of caches. Where reclaim has freed more
-than the machine had at first, further new pages take the difference; where less is free, it stays so, since keeping
-watermarks is what kswapd is for. So free memory lies between the low watermark and what was free at first; a machine
-with memory to spare comes nearer to it by what is asked for and held.
+wanted, which wake kswapd again and again, as on a machine whose memory is full of caches. What reclaim has freed beyond
+what was asked for stays free until it is used so: the less is reclaimed later.
 
 What a request counts is divided into its own work, and that of kswapd and kcompactd which it woke, done to the end
 before anything else happens; really they run beside it, on another CPU where there is one.
@@ -333,7 +331,6 @@ def serve(crowded: System, way: Way | None, demand: Demand) -> Served:
     rng = np.random.default_rng([demand.seed, demand.requests])
     uses = rng.integers(pressure.movable.region.used, size=(demand.requests, demand.uses))
     free_order = rng.permutation(demand.requests)
-    goal = system.memory.zone.free_frames
     answers = np.zeros(demand.requests, np.int8)
     own = np.zeros((demand.requests, COUNTERS), np.int64)
     background = np.zeros((demand.requests, COUNTERS), np.int64)
@@ -352,8 +349,6 @@ def serve(crowded: System, way: Way | None, demand: Demand) -> Served:
         killed += way is not None and pressure.last_effort is not None and pressure.last_effort.would_kill
         system.use_pages(uses[request])
         _read(system, demand.reads)
-        if system.memory.zone.free_frames > goal:
-            _new_pages(system, system.memory.zone.free_frames - goal)
         programs += system.ledger.counts - after
     unusable, free = system.unusable_free_index(9), system.memory.zone.free_frames
     freed = np.zeros((demand.requests, COUNTERS), np.int64)

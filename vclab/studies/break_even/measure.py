@@ -103,15 +103,15 @@ ASSUMPTIONS = (
 
 LEFT_OUT = (
     "Machines have one CPU: interrupts of shootdowns and of purges are in no account, and neither is what waiting for "
-    "locks and for other CPUs adds to a request. kswapd, once awake, is ahead of a fallback that has to reclaim, not "
-    "of a request that insists, which reclaims for itself. Latency that a caller suffers from kswapd and "
-    "kcompactd on its CPU: their time is in 'all CPUs', not in 'caller'. Refills of the TLB after a flush, which "
-    "hundreds of lazy frees share (study unmap); coping with two kinds of page (study awareness). First touches: the "
-    "number is about steady accesses. Pages that reclaim took and that programs need only after the trace: 'all read "
-    "again' is their upper bound; writing back. Accesses are measured on a machine of the same age with more free "
-    "memory, so that working sets fit; contiguous blocks that were not free there are counterfactual, and so is the "
-    "block of a request that insisting could not serve: its price is in the number, and their share is given. "
-    "Coalescing of neighbouring TLB entries." + LEFT_OUT_EVERYWHERE
+    "locks and for other CPUs adds to a request. kswapd and kcompactd run between requests: who has to reclaim does so "
+    "alone, of which kswapd could do half, and kswapd finds the block made that a request has compacted for. Latency "
+    "that a caller suffers from them on its CPU: their time is in 'all CPUs', not in 'caller'. Refills of the TLB "
+    "after a flush, which hundreds of lazy frees share (study unmap); coping with two kinds of page (study awareness). "
+    "First touches: the number is about steady accesses. Pages that reclaim took and that programs need only after the "
+    "trace: 'all read again' is their upper bound; writing back. Accesses are measured on a machine of the same age "
+    "with more free memory, so that working sets fit; contiguous blocks that were not free there are counterfactual, "
+    "and so is the block of a request that insisting could not serve: its price is in the number, and their share is "
+    "given. Coalescing of neighbouring TLB entries." + LEFT_OUT_EVERYWHERE
 )
 
 

@@ -132,7 +132,8 @@ ASSUMPTIONS = (
     (
         "background",
         "kswapd and kcompactd finish before anything else happens",
-        "really they run beside it, and several requests find them at work for the first",
+        "really they run beside it, and several requests find them at work for the first; what kswapd frees each time "
+        "is by its rules (a recorded machine's freed 42,065 frames in 22 runs)",
     ),
     (
         "between-requests",
@@ -330,11 +331,13 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
 
 LEFT_OUT = (
     "Machines have one CPU: no other asks at the same time, waits for locks, or is interrupted to forget pages that "
-    "moved. Under 6.18 late-fallback is a counterfactual: no kernel of today does it. kswapd, once awake, is ahead of "
-    "a fallback that has to reclaim, not of a request that insists; kswapd and kcompactd beside the requests rather "
-    "than between them. Zones, per-CPU lists and reserved pageblocks. Caches of kernel objects, which reclaim could "
-    "shrink too. The OOM killer: a request that would call it fails. Latency is CPU time: nobody waits for a device, "
-    "whose time is given apart. What pages cost once they are used (the studies fallback and access-cost)."
+    "moved. Under 6.18 late-fallback is a counterfactual: no kernel of today does it. kswapd and kcompactd beside the "
+    "requests rather than between them: who has to reclaim does so alone, of which kswapd could do half, and "
+    "kswapd finds the block made that a request has compacted for, where really it would have begun to reclaim. Zones, "
+    "per-CPU lists (they only decide how often a claim boosts watermarks) and reserved pageblocks. Caches of kernel "
+    "objects, which reclaim could shrink too. The OOM killer: a request that would call it fails. Latency is CPU time: "
+    "nobody waits for a device, whose time is given apart. What pages cost once they are used (the studies fallback "
+    "and access-cost)."
 )
 
 
