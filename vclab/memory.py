@@ -75,13 +75,14 @@ class Zone:
 
     def allocate(self, order: int, migratetype: int) -> int:
         """Return the first frame of a new block of 2**order frames, or -1 where no block can serve."""
-        frame = int(claim.allocate_one(self.buddy, order, migratetype))
+        # Kernels look twice as long at the type of an enumeration's member as at a number.
+        frame = int(claim.allocate_one(self.buddy, order, int(migratetype)))
         return frame if frame < 0 else frame + self.first_frame
 
     def allocate_all(self, order: int, migratetype: int, count: int) -> npt.NDArray[np.int64] | None:
         """Return the first frames of ``count`` new blocks, int64[count], or None with none taken."""
         frames = np.empty(count, np.int64)
-        if claim.allocate_all(self.buddy, order, migratetype, frames) != Status.OK:
+        if claim.allocate_all(self.buddy, order, int(migratetype), frames) != Status.OK:
             return None
         return frames + self.first_frame
 
@@ -207,29 +208,50 @@ class Memory:
         """Return the first frames of ``count`` new blocks, int64[count], or None with none taken.
 
         With a slow path, blocks that would take memory below the low watermark are asked for one by one, as
-        ``alloc_pages_bulk`` leaves them to its callers.
+        ``alloc_pages_bulk`` leaves them to its callers; single frames by the batch that a CPU's list takes.
         """
         if self.slow_path is None:
             return self.zone.allocate_all(order, gfp.migratetype(flags), count)
         if self.zone.free_frames - (count << order) > self.low_watermark:
-            claims = self._claims
-            frames = self.zone.allocate_all(order, gfp.migratetype(flags), count)
-            claims = self._claims - claims
-            if self._boosts(order, flags, count, claims):
-                boost_watermark(self.zone.limits(), claims)
-            return frames
+            return self._allocate_batch(order, flags, count)
         frames = np.full(count, -1, np.int64)
         return frames if self._allocate_singly(order, flags, frames) else None
 
     def _allocate_singly(self, order: int, flags: int, frames: npt.NDArray[np.int64]) -> bool:
         """Take a block for each frame that is -1 by the slow path, or give all back; return whether all were had."""
         assert self.slow_path is not None
-        for i in np.flatnonzero(frames < 0).tolist():
-            frames[i] = self.slow_path(order, gfp.Gfp(int(flags)))
-            if frames[i] < 0:
+        missing = np.flatnonzero(frames < 0)
+        while len(missing):
+            frames[missing[0]] = self.slow_path(order, gfp.Gfp(int(flags)))
+            if frames[missing[0]] < 0:
                 self.free(frames[frames >= 0][::-1], order)
                 return False
+            listed = self._take_listed(order, flags, len(missing) - 1)
+            frames[missing[1 : 1 + len(listed)]] = listed
+            missing = missing[1 + len(listed) :]
         return True
+
+    def _take_listed(self, order: int, flags: int, most: int) -> npt.NDArray[np.int64]:
+        """Take at once what requests for single frames would find on a CPU's list, int64[up to most].
+
+        None where that would take memory below the min watermark: there each request has to see for itself.
+        """
+        kind = gfp.migratetype(flags)
+        count = min(most, self._batch_left[kind]) if order == 0 else 0
+        least = int(wmark_frames(self.zone.limits(), int(AllocFlag.WMARK_MIN)))
+        if count <= 0 or self.zone.free_frames - count <= least:
+            return np.empty(0, np.int64)
+        frames = self._allocate_batch(0, flags, count)
+        return np.empty(0, np.int64) if frames is None else frames
+
+    def _allocate_batch(self, order: int, flags: int, count: int) -> npt.NDArray[np.int64] | None:
+        """Return the first frames of ``count`` new blocks, or None with none taken, and boost watermarks for claims."""
+        claims = self._claims
+        frames = self.zone.allocate_all(order, gfp.migratetype(flags), count)
+        claims = self._claims - claims
+        if self._boosts(order, flags, count, claims):
+            boost_watermark(self.zone.limits(), claims)
+        return frames
 
     def _boosts(self, order: int, flags: int, count: int, claims: int) -> bool:
         """Return whether claims of pageblocks that so many blocks led to boost the watermarks.
@@ -359,7 +381,10 @@ class Memory:
     @property
     def counters(self) -> npt.NDArray[np.int64]:
         """Events of all zones by cause, int64[COUNTERS]."""
-        return np.asarray(np.sum([zone.buddy.counters for zone in self.zones], axis=0))
+        counters = self.zones[0].buddy.counters.copy()
+        for zone in self.zones[1:]:
+            counters += zone.buddy.counters
+        return counters
 
     def buddyinfo(self) -> npt.NDArray[np.int64]:
         """Return free blocks by zone and order, int64[zones, 11], as /proc/buddyinfo prints them."""
