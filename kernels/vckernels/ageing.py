@@ -147,17 +147,23 @@ def measure_lifetimes(
 
 
 @kernel(inline=True)
-def _draw_lifetime(population: Population, kind: int, rng: np.random.Generator) -> int:
+def _tail_width(population: Population) -> float:
+    """Return how wide the tail is in the logarithm, 0 where it never ends."""
+    start = population.tail[0]
+    stop = population.tail[1]
+    return math.log(stop / start) if stop > start else 0.0
+
+
+@kernel(inline=True)
+def _draw_lifetime(population: Population, tail_width: float, kind: int, rng: np.random.Generator) -> int:
     """Return a lifetime in ticks, -1 for never."""
     steps = population.quantiles.shape[1]
     lifetime = population.quantiles[kind, np.int64(rng.random() * steps)]
     if lifetime != OUTLIVED:
         return lifetime
-    start = population.tail[0]
-    stop = population.tail[1]
-    if stop <= start:
+    if tail_width == 0.0:
         return -1
-    return np.int64(start * math.exp(rng.random() * math.log(stop / start)))
+    return np.int64(population.tail[0] * math.exp(rng.random() * tail_width))
 
 
 @kernel(inline=True)
@@ -174,8 +180,9 @@ def settle(
     population: Population, frames: npt.NDArray[np.int64], kinds: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> None:
     """Give blocks that are allocated already (first frames int64[n]) lifetimes from now on (rows of quantiles)."""
+    tail_width = _tail_width(population)
     for i in range(len(frames)):
-        _schedule(population, frames[i], _draw_lifetime(population, kinds[i], rng))
+        _schedule(population, frames[i], _draw_lifetime(population, tail_width, kinds[i], rng))
 
 
 @kernel
@@ -208,6 +215,7 @@ def age(
         Read.
     """
     clock = population.clock
+    tail_width = _tail_width(population)
     for _ in range(ticks):
         usable = usable_frames(buddy, bounds.order)
         free = free_frames(buddy)
@@ -246,7 +254,7 @@ def age(
             if frame < 0:
                 clock[Clock.FAILURES] += 1
                 continue
-            lifetime = _draw_lifetime(population, kind, rng)
+            lifetime = _draw_lifetime(population, tail_width, kind, rng)
             _schedule(population, frame, lifetime)
             order = np.int64(population.orders[kind])
             if order >= bounds.order and 0 <= lifetime <= population.tail[0]:
