@@ -113,10 +113,8 @@ def learn(source: str) -> Law:
     number_of = np.zeros(classes[-1] + 1, np.int8)
     number_of[classes] = np.arange(len(classes))
     arrivals = number_of[keys]
-    curves = [
-        kaplan_meier(lifetimes[events][arrivals == kind], ended[events][arrivals == kind] == 1, QUANTILES)
-        for kind in range(len(classes))
-    ]
+    by_kind = [events[arrivals == kind] for kind in range(len(classes))]
+    curves = [kaplan_meier(lifetimes[chosen], ended[chosen] == 1, QUANTILES) for chosen in by_kind]
     # What was allocated before is a class of its own by order: its age is unknown, its deaths in the window are not.
     old = recording.allocated
     deaths = first_deaths[old.frames - recording.first_frame]

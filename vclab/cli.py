@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from pathlib import Path
@@ -445,6 +447,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments : list of str, optional
         Without it, those of the process.
     """
+    # At its end the interpreter would look through all that Numba has loaded, for half a second.
+    atexit.register(gc.freeze)
     try:
         status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:

@@ -162,6 +162,9 @@ class CompoundAllocator:
         self.policy = policy
         self.flag_all = flag_all
         self.objects = SmallObjects(memory)
+        sizes = (kmalloc_size(linux.vm_struct_allocated_bytes.value), linux.vmap_area_bytes.value)
+        #: Bytes of each structure that describes an area; releases before the vmap rewrite have one of them only.
+        self._descriptor_sizes = tuple(size for size in sizes if size)
         self.pages: dict[int, CompoundPage] = {}
         self.mapped_arrays: set[int] = set()
 
@@ -259,12 +262,6 @@ class CompoundAllocator:
         if array.pages:
             self.mapped_arrays.add(array.address)
         return page
-
-    @property
-    def _descriptor_sizes(self) -> tuple[int, ...]:
-        """Bytes of each structure that describes an area; releases before the vmap rewrite have one of them only."""
-        sizes = (kmalloc_size(self.linux.vm_struct_allocated_bytes.value), self.linux.vmap_area_bytes.value)
-        return tuple(size for size in sizes if size)
 
     def _map(self, first_frames: npt.NDArray[np.int64], level: int, wanted: int) -> tuple[int, TableChange] | None:
         """Map leaves for a request with flags ``wanted``."""

@@ -94,14 +94,21 @@ class Zone:
         InvalidFree
             If a frame starts no allocated block of that order; the other blocks in the list were freed.
         """
+        if isinstance(frames, int):
+            # Nearly every block of a kernel's own structures is freed alone, and the arrays cost more than the work.
+            self._check_freed(frames, order, int(claim.free_one(self.buddy, frames - self.first_frame, order)))
+            return
         first = np.atleast_1d(np.asarray(frames, np.int64)) - self.first_frame
         statuses = np.zeros(len(first), np.int8)
-        freed = claim.free_many(self.buddy, first, np.full(len(first), order, np.int8), statuses)
-        if freed < len(first):
+        if claim.free_many(self.buddy, first, np.full(len(first), order, np.int8), statuses) < len(first):
             bad = int(np.argmax(statuses != Status.OK))
+            self._check_freed(int(first[bad]) + self.first_frame, order, int(statuses[bad]))
+
+    def _check_freed(self, frame: int, order: int, status: int) -> None:
+        """Raise if a block could not be freed."""
+        if status != Status.OK:
             raise InvalidFree(
-                f"cannot free frame {int(first[bad]) + self.first_frame} with order {order} in zone {self.name}: "
-                f"{_REFUSALS[Status(int(statuses[bad]))]}"
+                f"cannot free frame {frame} with order {order} in zone {self.name}: {_REFUSALS[Status(status)]}"
             )
 
     @property

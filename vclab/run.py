@@ -126,10 +126,9 @@ def run_study(name: str, parameters: BaseModel, jobs: int, report: Report) -> xr
     try:
         with _interrupts_ignored():
             futures = [pool.submit(_run_point, name, parameters, number, point) for number, point in enumerate(points)]
-        parts = [_wait(future, channel, report) for future in futures[:-jobs]]
-        # By the time that the last ones run, a process may be idle: what comes next is loaded meanwhile.
-        studies.load_drawing(name)
-        parts += [_wait(future, channel, report) for future in futures[-jobs:]]
+        # A CPU is idle while the process that workers are forked from is getting ready: what comes after them loads.
+        studies.load_aftermath(name)
+        parts = [_wait(future, channel, report) for future in futures]
         _drain(channel, report)
     except BrokenProcessPool as error:
         raise VclabError("a worker process ended early, perhaps for lack of memory; try --jobs 1") from error

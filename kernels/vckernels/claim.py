@@ -270,6 +270,12 @@ def allocate_all(buddy: Buddy, order: int, migratetype: int, frames: npt.NDArray
 
 
 @kernel
+def free_one(buddy: Buddy, frame: int, order: int) -> int:
+    """Free one block; return a status."""
+    return give_back(buddy, frame, order)
+
+
+@kernel
 def free_many(
     buddy: Buddy, frames: npt.NDArray[np.int64], orders: npt.NDArray[np.int8], statuses: npt.NDArray[np.int8]
 ) -> int:

@@ -88,11 +88,10 @@ def find(name: str) -> Study:
     return cast("Study", importlib.import_module(f"vclab.studies.{name.replace('-', '_')}"))
 
 
-def load_drawing(name: str) -> None:
-    """Import what a study's figures and report need, which workers do without."""
-    find(name)
-    importlib.import_module("vclab.figures.report")
-    importlib.import_module(f"vclab.studies.{name.replace('-', '_')}.drawing")
+def load_aftermath(name: str) -> None:
+    """Import what a study's intervals, figures, report and saving need, which workers do without."""
+    for module in ("vclab.figures.report", f"vclab.studies.{name.replace('-', '_')}.drawing", "scipy.special", "h5netcdf"):
+        importlib.import_module(module)
 
 
 def parameters(name: str, settings: dict[str, Any]) -> BaseModel:
