@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels import ageing as kernels
-from vckernels.ageing import Bounds, Clock, Population
+from vckernels.ageing import Bounds, Clock
 from vckernels.buddy import ALLOCATED, MAX_ORDER, free_frames, usable_frames
 from vckernels.claim import FALLBACKS
 from vclab import recordings
@@ -187,16 +187,14 @@ class Ageing:
         self.rng = rng
         ticks_per_second = 1_000_000 // TICK_US
         end = TAILS[tail] * ticks_per_second
-        self.population = Population(
-            wheel=np.full(max(end, 4 * law.window) + 1, kernels.NOBODY, np.int32),
-            promised=np.zeros(max(end, 4 * law.window) + 1, np.int32),
-            link=np.full(zone.frames, kernels.NOBODY, np.int32),
-            arrivals=law.arrivals,
-            orders=law.orders,
-            migratetypes=law.migratetypes,
-            quantiles=law.quantiles,
-            tail=np.array([law.window, end], np.int64),
-            clock=np.zeros(len(Clock), np.int64),
+        self.population = kernels.new_population(
+            zone.frames,
+            max(end, 4 * law.window) + 1,
+            law.arrivals,
+            law.orders,
+            law.migratetypes,
+            law.quantiles,
+            (law.window, end),
         )
 
     def settle(self, keep: npt.NDArray[np.bool_] | None = None) -> None:

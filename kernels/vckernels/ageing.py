@@ -1,8 +1,10 @@
 """Age a zone: blocks of a recorded mix arrive, live as long as recorded ones did, and die.
 
 Arrivals are drawn from the recorded allocations themselves. Lifetimes come as quantile tables; what outlived the
-recording gets a lifetime from its tail. Deaths wait in a wheel: one list of blocks for each tick of the clock, so
-an arrival and a death are constant work. Only ``allocate`` and ``give_back`` touch the allocator.
+recording gets a lifetime from its tail. Deaths wait in a wheel: a stack of blocks for each tick of the clock, so
+an arrival and a death are constant work. A stack is made of rows of 15 blocks: which blocks die next is known well
+before they do, where links from block to block would be a chain of cache misses. Only ``allocate`` and ``give_back``
+touch the allocator.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ import numpy.typing as npt
 
 from vckernels.buddy import ALLOCATED, Buddy, free_frames, give_back, usable_frames
 from vckernels.claim import MODE_NORMAL, allocate
-from vckernels.jit import kernel
+from vckernels.jit import kernel, unsigned
 from vckernels.replay import ZONE_DRAIN, ZONE_FALLBACK, ZONE_FREE, ZONE_REMOVAL, Stream
 
 NOBODY = -1
+ROW = 16
+"""Places of a row: the first holds the last place of the row below it, ``NOBODY`` for none, the others blocks."""
 OUTLIVED = -1
 """A quantile beyond what the recording saw: the tail decides."""
 
@@ -36,6 +40,10 @@ class Clock(IntEnum):
     """Parts of an arrival (of 2**20) that are due."""
     PROMISED = 5
     """Frames in large blocks that will die within the recording's window of their birth."""
+    ROWS = 6
+    """Rows that have been in use."""
+    SPARE = 7
+    """First place of a row that is in use no more, -1 for none; its first place names the next."""
 
 
 class Population(NamedTuple):
@@ -44,11 +52,11 @@ class Population(NamedTuple):
     Attributes
     ----------
     wheel : int32[ticks]
-        First frame of the blocks that die in each tick, ``NOBODY`` if none.
+        Place of the block that dies first in each tick, ``NOBODY`` if none.
+    places : int32[rows * ROW]
+        Rows of blocks that die in one tick, by first frame.
     promised : int32[ticks]
         Frames of :attr:`Clock.PROMISED` that die in each tick.
-    link : int32[frames]
-        Next block that dies in the same tick, by first frame.
     arrivals : int8[n]
         Class of every recorded allocation.
     orders, migratetypes : int8[classes]
@@ -60,8 +68,8 @@ class Population(NamedTuple):
     """
 
     wheel: npt.NDArray[np.int32]
+    places: npt.NDArray[np.int32]
     promised: npt.NDArray[np.int32]
-    link: npt.NDArray[np.int32]
     arrivals: npt.NDArray[np.int8]
     orders: npt.NDArray[np.int8]
     migratetypes: npt.NDArray[np.int8]
@@ -168,11 +176,63 @@ def _draw_lifetime(population: Population, tail_width: float, kind: int, rng: np
 
 @kernel(inline=True)
 def _schedule(population: Population, frame: int, lifetime: int) -> None:
-    tick = population.clock[Clock.TICK] + max(lifetime, 1)
+    """Put a block on the stack of the tick in which it dies, if it does."""
+    clock = population.clock
+    tick = clock[Clock.TICK] + max(lifetime, 1)
     if lifetime < 0 or tick >= len(population.wheel):
         return
-    population.link[frame] = population.wheel[tick]
-    population.wheel[tick] = frame
+    place = np.int64(population.wheel[unsigned(tick)]) + 1
+    if place & (ROW - 1) == 0:
+        below = place - 1
+        place = clock[Clock.SPARE]
+        if place >= 0:
+            clock[Clock.SPARE] = population.places[unsigned(place)]
+        else:
+            place = clock[Clock.ROWS] * ROW
+            clock[Clock.ROWS] += 1
+        population.places[unsigned(place)] = below
+        place += 1
+    population.places[unsigned(place)] = frame
+    population.wheel[unsigned(tick)] = place
+
+
+@kernel(inline=True)
+def _unstack(population: Population, place: int) -> int:
+    """Return the place below one whose block has died, ``NOBODY`` for none; a row that is empty is spare."""
+    place -= 1
+    if place & (ROW - 1) == 0:
+        below = np.int64(population.places[unsigned(place)])
+        population.places[unsigned(place)] = population.clock[Clock.SPARE]
+        population.clock[Clock.SPARE] = place
+        place = below
+    return place
+
+
+def new_population(
+    frames: int,
+    ticks: int,
+    arrivals: npt.NDArray[np.int8],
+    orders: npt.NDArray[np.int8],
+    migratetypes: npt.NDArray[np.int8],
+    quantiles: npt.NDArray[np.int64],
+    tail: tuple[int, int],
+) -> Population:
+    """Return a population of nobody for a zone of ``frames`` and a wheel of ``ticks``; see :class:`Population`."""
+    # Each block is on one stack, and each stack has one row that is not full.
+    rows = -(-frames // (ROW - 1)) + min(frames, ticks)
+    clock = np.zeros(len(Clock), np.int64)
+    clock[Clock.SPARE] = NOBODY
+    return Population(
+        wheel=np.full(ticks, NOBODY, np.int32),
+        places=np.empty(rows * ROW, np.int32),
+        promised=np.zeros(ticks, np.int32),
+        arrivals=arrivals,
+        orders=orders,
+        migratetypes=migratetypes,
+        quantiles=quantiles,
+        tail=np.array(tail, np.int64),
+        clock=clock,
+    )
 
 
 @kernel
@@ -231,17 +291,17 @@ def age(
             return False
         clock[Clock.TICK] += 1
         tick = clock[Clock.TICK]
-        frame = np.int64(population.wheel[tick])
+        place = np.int64(population.wheel[tick])
         population.wheel[tick] = NOBODY
         clock[Clock.PROMISED] -= population.promised[tick]
-        while frame != NOBODY:
-            following = np.int64(population.link[frame])
-            state = np.int64(buddy.state[frame])
+        while place != NOBODY:
+            frame = np.int64(population.places[unsigned(place)])
+            place = _unstack(population, place)
+            state = np.int64(buddy.state[unsigned(frame)])
             if state >= ALLOCATED:
                 give_back(buddy, frame, state & 15)
                 clock[Clock.DEATHS] += 1
                 clock[Clock.OWED] += replaced
-            frame = following
         clock[Clock.OWED] += rate
         due = clock[Clock.OWED] >> 20
         clock[Clock.OWED] -= due << 20
