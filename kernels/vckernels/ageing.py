@@ -16,14 +16,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vckernels.buddy import ALLOCATED, Buddy, free_frames, give_back, usable_frames
+from vckernels.buddy import ALLOCATED, Buddy, first_block, free_frames, give_back, usable_frames
 from vckernels.claim import MODE_NORMAL, allocate
 from vckernels.jit import kernel, unsigned
 from vckernels.replay import ZONE_DRAIN, ZONE_FALLBACK, ZONE_FREE, ZONE_REMOVAL, Stream
+from vckernels.vector import fetch_ahead
 
 NOBODY = -1
 ROW = 16
 """Places of a row: the first holds the last place of the row below it, ``NOBODY`` for none, the others blocks."""
+AHEAD = 4
+"""So many deaths before a block's own, its lines are asked for."""
 OUTLIVED = -1
 """A quantile beyond what the recording saw: the tail decides."""
 
@@ -208,6 +211,14 @@ def _unstack(population: Population, place: int) -> int:
     return place
 
 
+@kernel(inline=True)
+def _fetch_block(buddy: Buddy, frame: int) -> None:
+    """Ask for the lines that taking or freeing a block needs."""
+    fetch_ahead(buddy.state, frame)
+    fetch_ahead(buddy.next, frame)
+    fetch_ahead(buddy.prev, frame)
+
+
 def new_population(
     frames: int,
     ticks: int,
@@ -217,7 +228,7 @@ def new_population(
     quantiles: npt.NDArray[np.int64],
     tail: tuple[int, int],
 ) -> Population:
-    """Return a population of nobody for a zone of ``frames`` and a wheel of ``ticks``; see :class:`Population`."""
+    """Return a population of no blocks for a zone of ``frames`` and a wheel of ``ticks``; see :class:`Population`."""
     # Each block is on one stack, and each stack has one row that is not full.
     rows = -(-frames // (ROW - 1)) + min(frames, ticks)
     clock = np.zeros(len(Clock), np.int64)
@@ -296,6 +307,8 @@ def age(
         clock[Clock.PROMISED] -= population.promised[tick]
         while place != NOBODY:
             frame = np.int64(population.places[unsigned(place)])
+            if place & (ROW - 1) > AHEAD:
+                _fetch_block(buddy, np.int64(population.places[unsigned(place - AHEAD)]))
             place = _unstack(population, place)
             state = np.int64(buddy.state[unsigned(frame)])
             if state >= ALLOCATED:
@@ -307,16 +320,18 @@ def age(
         clock[Clock.OWED] -= due << 20
         for _ in range(due):
             kind = np.int64(population.arrivals[np.int64(rng.random() * len(population.arrivals))])
-            frame, _ = allocate(
-                buddy, np.int64(population.orders[kind]), np.int64(population.migratetypes[kind]), 0, MODE_NORMAL
-            )
+            order = np.int64(population.orders[kind])
+            migratetype = np.int64(population.migratetypes[kind])
+            lifetime = _draw_lifetime(population, tail_width, kind, rng)
+            fetch_ahead(population.wheel, tick + lifetime)
+            frame, _ = allocate(buddy, order, migratetype, 0, MODE_NORMAL)
             clock[Clock.ARRIVALS] += 1
             if frame < 0:
                 clock[Clock.FAILURES] += 1
                 continue
-            lifetime = _draw_lifetime(population, tail_width, kind, rng)
+            # Most requests are alike, so that this is the next one's.
+            _fetch_block(buddy, first_block(buddy, order, migratetype))
             _schedule(population, frame, lifetime)
-            order = np.int64(population.orders[kind])
             if order >= bounds.order and 0 <= lifetime <= population.tail[0]:
                 death = tick + max(lifetime, 1)
                 if death < len(population.promised):

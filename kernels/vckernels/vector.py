@@ -1,4 +1,4 @@
-"""A vector comparison that Numba makes of no loop: its loops leave early, and a branch cannot be foreseen where."""
+"""What processors can do and Numba makes of no Python: one comparison of a whole vector, and fetching ahead."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from numba import extending, types
 @extending.intrinsic
 def equal_of_eight(_typing: Any, array: Any, _first: Any, _value: Any) -> Any:
     """Return the place, 0 to 7, of the first of eight int32 in a row that equals a value, 8 if none does.
+
+    A loop would leave early, and a branch cannot be foreseen where.
 
     ``array`` is C-contiguous; ``first`` (uint64) is where the eight begin, and is not checked.
     """
@@ -29,3 +31,23 @@ def equal_of_eight(_typing: Any, array: Any, _first: Any, _value: Any) -> Any:
         return builder.zext(found, ir.IntType(64))
 
     return types.int64(array, types.uint64, types.int64), generate
+
+
+@extending.intrinsic
+def fetch_ahead(_typing: Any, array: Any, _index: Any) -> Any:
+    """Ask the processor for the cache line of an element that is needed soon; nothing is read, so any index will do.
+
+    ``array`` is C-contiguous; ``index`` is an int64, and counts from the beginning even where it is negative.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        element = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        # To be read and written, kept in every cache, data.
+        builder.call(prefetch, [element, word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate

@@ -90,7 +90,12 @@ def find(name: str) -> Study:
 
 def load_aftermath(name: str) -> None:
     """Import what a study's intervals, figures, report and saving need, which workers do without."""
-    for module in ("vclab.figures.report", f"vclab.studies.{name.replace('-', '_')}.drawing", "scipy.special", "h5netcdf"):
+    for module in (
+        "vclab.figures.report",
+        f"vclab.studies.{name.replace('-', '_')}.drawing",
+        "scipy.special",
+        "h5netcdf",
+    ):
         importlib.import_module(module)
 
 
