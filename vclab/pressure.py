@@ -62,7 +62,7 @@ class Pressure:
         """
         frame, self.last_effort = self._slow_path.allocate(order, flags, only_movable)
         if self._held:
-            self._forget()
+            self.forget()
         else:
             self._run_background()
         return frame
@@ -83,12 +83,12 @@ class Pressure:
 
     def _run_background(self) -> None:
         """Let kswapd and kcompactd do what the request woke them for, and count it as theirs."""
-        self._forget()
+        self.forget()
         if not self._slow_path.is_awake:
             return
         counts = self._counts()
         self._slow_path.run_background()
-        self._forget()
+        self.forget()
         self.background += self._counts() - counts
 
     def _counts(self) -> npt.NDArray[np.int64]:
@@ -101,7 +101,7 @@ class Pressure:
     def compact(self, proactiveness: int) -> CompactResult:
         """Compact the whole zone (:meth:`~vclab.movable.MovablePages.compact_all`)."""
         result = self.movable.compact_all(proactiveness)
-        self._forget()
+        self.forget()
         return result
 
     def copy(
@@ -118,7 +118,7 @@ class Pressure:
     def _batches(self) -> int:
         return int(self.movable.zone.buddy.counters[Cause.MIGRATION_BATCH])
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Let every CPU forget pages that moved: all its user translations, once a batch (``arch_tlbbatch_flush``)."""
         before, self._seen_batches = self._seen_batches, self._batches
         if not self.movable.take_forgotten():

@@ -13,8 +13,8 @@ from vclab.errors import ConfigurationError
 from vclab.ledger import price_operations
 from vclab.presets.prices import Prices
 from vclab.studies import fragmentation
-from vclab.studies.demand import all_counts
-from vclab.studies.fragmentation.claims import FAST, INSISTS, cpu_time, served
+from vclab.studies.demand import all_counts, exists, label
+from vclab.studies.fragmentation.claims import FAST, INSISTS, cpu_time, mean_ratio, served
 from vclab.studies.fragmentation.measure import COUNTED, SAMPLED, Parameters, latencies, points
 
 SMALL = {
@@ -140,7 +140,9 @@ def test_a_machine_that_was_not_to_be_had_is_left_out(dataset: xr.Dataset) -> No
     rows = fragmentation.claims(missing)
     assert rows[0].value is not None
     assert rows[0].low is None
+    assert "1 of 2 machines" in rows[0].measure
     assert rows[1].low is not None
+    assert "machines were" not in rows[1].measure
 
 
 def test_same_seed_same_numbers(dataset: xr.Dataset, parameters: Parameters) -> None:
@@ -165,7 +167,8 @@ def test_repricing(dataset: xr.Dataset) -> None:
 
 def test_other_rules_have_rows_and_figures_of_their_own(tmp_path: Path) -> None:
     fewer = {"orders": [3, 7], "requests": 8, "seeds": 1, "unusable": [0.9], "pressures": ["full"]}
-    settings = {**SMALL, **fewer, "ways": ["physical", "vmalloc"], "rule_sets": ["6.18", "2.6.24"]}
+    ways = ["physical", "late-fallback", "vmalloc", "huge-vmalloc"]
+    settings = {**SMALL, **fewer, "ways": ways, "rule_sets": ["6.18", "2.6.24"]}
     parameters = Parameters.model_validate(settings)
     dataset = run.run_study("fragmentation", parameters, 1, lambda *_: None)
     assert dataset["linux"].values.tolist() == ["6.18", "2.6.24"]
@@ -173,7 +176,26 @@ def test_other_rules_have_rows_and_figures_of_their_own(tmp_path: Path) -> None:
     rows = fragmentation.claims(dataset)
     assert "2.6.24" in rows[-1].sentence
     assert rows[-1].value is not None
-    assert fragmentation.figures(dataset, tmp_path)[-1][0] == "served-by-order-2.6.24"
+    stems = [stem for stem, _, _ in fragmentation.figures(dataset, tmp_path)]
+    assert stems[-2:] == ["served-by-order-2.6.24", "latency-by-order-2.6.24"]
+    # Entries of 2 MiB came to vmalloc long after.
+    asked = dataset["outcome"].sel(way="huge-vmalloc").sum("answer")
+    assert (asked.sel(linux="6.18") > 0).all()
+    assert (asked.sel(linux="2.6.24") == 0).all()
+
+
+def test_only_where_kvmalloc_exists_late_fallback_is_a_counterfactual() -> None:
+    old = presets.linux("2.6.24")
+    assert label(INSISTS, LINUX) == f"{INSISTS} (counterfactual)"
+    assert label(INSISTS, old) == INSISTS
+    assert label(FAST, LINUX) == FAST
+    assert exists("huge-vmalloc", LINUX)
+    assert not exists("huge-vmalloc", old)
+
+
+def test_ratios_are_averaged_by_their_logarithms() -> None:
+    ratios = xr.DataArray([[0.5, 2.0], [4.0, np.nan], [np.nan, np.nan]], dims=("order", "seed"))
+    np.testing.assert_allclose(mean_ratio(ratios, "seed"), [1.0, 4.0, np.nan])
 
 
 @pytest.mark.parametrize(

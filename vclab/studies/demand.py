@@ -108,6 +108,22 @@ WAYS = {
 }
 
 
+#: A release that compacts is of a time that has kvmalloc, which gives up early, and entries of 2 MiB for vmalloc
+#: (Linux 5.13); in the RFC's days there were neither.
+_COMPACTS = "compaction"
+
+
+def exists(way: str, linux: LinuxPreset) -> bool:
+    """Return whether a release has what a way to ask needs: of 2 MiB entries those of today alone."""
+    return WAYS[way].policy != "huge-vmalloc" or linux.allocator.slow_path.value == _COMPACTS
+
+
+def label(way: str, linux: LinuxPreset) -> str:
+    """Return a way's name, with a word on it where no kernel of that time would ask so."""
+    early = linux.allocator.slow_path.value == _COMPACTS
+    return f"{way} (counterfactual)" if early and WAYS[way].policy == "late-fallback" else way
+
+
 class Crowd(NamedTuple):
     """What a machine is like once it is full of pages.
 
@@ -164,20 +180,48 @@ def crowd(
     FragmentationNotReached
         If ageing did not come there.
     """
-    zone = system.memory.zone
-    goal = round(marks * float(only_limits(system.linux, zone.managed, len(system.mmus))[Limit.HIGH]))
-    if marks < 1 or goal > 0.6 * zone.managed:
+    age(system, order, unusable, marks, free, source, tail)
+    return fill(system, order, marks, mix, swap)
+
+
+def age(
+    system: System,
+    order: int = 9,
+    unusable: float = 0.95,
+    marks: float = 1.1,
+    free: float = 0.15,
+    source: str = DEFAULT_RECORDING,
+    tail: str = "hour",
+) -> None:
+    """Age a machine so that it can be filled up to some marks, or any below; parameters as those of :func:`crowd`."""
+    share = _goal(system, marks) / system.memory.zone.managed
+    system.fragment(order, unusable, max(free, share + 0.01), source, tail)
+
+
+def _goal(system: System, marks: float) -> int:
+    """Return the frames that are so many times the high watermark."""
+    managed = system.memory.zone.managed
+    goal = round(marks * float(only_limits(system.linux, managed, len(system.mmus))[Limit.HIGH]))
+    if marks < 1 or goal > 0.6 * managed:
         raise ConfigurationError(
             f"{marks:g} times the high watermark cannot be left free; use at least 1, and at most 60 % of memory "
-            f"({zone.managed * 6 // 10} frames)"
+            f"({managed * 6 // 10} frames)"
         )
-    system.fragment(order, unusable, max(free, goal / zone.managed + 0.01), source, tail)
+    return goal
+
+
+def fill(system: System, order: int, marks: float, mix: PageMix | None = None, swap: str | int = "512MiB") -> Crowd:
+    """Fill an aged machine with movable pages until little is free; parameters as those of :func:`crowd`."""
+    zone, goal = system.memory.zone, _goal(system, marks)
     # Tables of the pages take a frame for 512 of them.
     _fill(system, zone.free_frames - goal - zone.managed // 512)
     system.populate(mix, swap)
     _settle(system, goal)
     movable = system.movable
     assert movable is not None
+    assert system.pressure is not None
+    # No request is to pay for what CPUs have to forget of this.
+    system.pressure.forget()
     pages = movable.frames() - zone.first_frame
     frames = int((1 << (zone.buddy.state[pages] & 15).astype(np.int64)).sum())
     return Crowd(system.unusable_free_index(order), zone.free_frames, frames)

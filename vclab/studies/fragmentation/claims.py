@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from vclab import presets
 from vclab.results import NOT_MEASURED, SEEDS_FOR_A_VERDICT, Claim, interval, judge
+from vclab.studies.demand import label
 
 #: Who insists, and who gives up fast, in the ways to ask.
 INSISTS, FAST = "late-fallback, insist", "early-fallback"
@@ -69,7 +71,26 @@ def where(dataset: xr.Dataset, place: dict[str, Any]) -> str:
     """Return a machine in words."""
     pinned = f", {place['pinned']:.0%} of its pages pinned" if place.get("pinned") else ""
     order = int(dataset.attrs["fragment_order"])
-    return f"memory {place['pressure']}, {place['unusable']:.0%} of free frames unusable for order {order}{pinned}"
+    text = f"memory {place['pressure']}, {place['unusable']:.0%} of free frames unusable for order {order}{pinned}"
+    had, wanted = machines(dataset, place), dataset.sizes["seed"]
+    return text if had == wanted else f"{text}; {had} of {wanted} machines were to be had so"
+
+
+def machines(dataset: xr.Dataset, place: dict[str, Any]) -> int:
+    """Return how many machines came to be as asked: of some seeds ageing may not have reached the fragmentation."""
+    asked = dataset["outcome"].sel(place).transpose("seed", ...)
+    return int((asked.values.reshape(len(asked), -1).sum(axis=1) > 0).sum())
+
+
+def mean_ratio(ratios: xr.DataArray, *over: str) -> xr.DataArray:
+    """Return the geometric mean: ratios are as far below 1 as their inverses are above it. Missing ones are left out.
+
+    All of a kind may be missing; then so is their mean.
+    """
+    logarithms = xr.DataArray(np.log(ratios))
+    known = logarithms.notnull().sum(over)
+    mean = logarithms.fillna(0.0).sum(over) / known.where(known > 0)
+    return xr.DataArray(np.exp(mean))
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
@@ -126,6 +147,10 @@ def _by_order(values: xr.DataArray, digits: int = 1) -> str:
     return _listed(values.mean("seed"), digits)
 
 
+def _ratios_by_order(ratios: xr.DataArray, digits: int = 1) -> str:
+    return _listed(mean_ratio(ratios, "seed"), digits)
+
+
 def _listed(values: xr.DataArray, digits: int) -> str:
     return ", ".join(f"{int(order)}: {float(values.sel(order=order)):,.{digits}f}" for order in values["order"].values)
 
@@ -138,18 +163,23 @@ def _ratio(dataset: xr.Dataset, place: dict[str, Any], above: str, below: str, *
 def _dear(dataset: xr.Dataset) -> Claim:
     hard, _ = conditions(dataset)
     ratio = _ratio(dataset, hard, INSISTS, FAST)
-    cheap = float(_ratio(dataset, hard, INSISTS, FAST, bound="low").mean("seed").min())
-    freed = _by_order(_ratio(dataset, hard, INSISTS, FAST, free=True))
+    cheap = float(mean_ratio(_ratio(dataset, hard, INSISTS, FAST, bound="low"), "seed").min())
+    freed = _ratios_by_order(_ratio(dataset, hard, INSISTS, FAST, free=True))
     spare = {**hard, "pressure": "spare"}
     beside = ""
     if spare != hard and "spare" in dataset["pressure"].values:
-        beside = f"; with memory to spare {_by_order(_ratio(dataset, spare, INSISTS, FAST))}"
+        beside = f"; with memory to spare {_ratios_by_order(_ratio(dataset, spare, INSISTS, FAST))}"
     measure = (
-        f"CPU time of a request that insists (compaction and reclaim, RETRY_MAYFAIL) over one that gives up fast, the "
-        f"least of these orders ({_by_order(ratio)}; with frees {freed}{beside}; {cheap:.1f} at least with all prices "
-        f"low); {where(dataset, hard)}"
+        f"CPU time of a request that insists (compaction and reclaim, RETRY_MAYFAIL{_counterfactual(hard)}) over one "
+        f"that gives up fast, the least of these orders ({_ratios_by_order(ratio)}; with frees {freed}{beside}; "
+        f"{cheap:.1f} at least with all prices low); {where(dataset, hard)}"
     )
     return _judged(ratio.min("order"), DEAR, measure, CROSSOVER)
+
+
+def _counterfactual(place: dict[str, Any]) -> str:
+    """Return a word on who insists under a release whose callers have kvmalloc, which gives up early."""
+    return "; a counterfactual" if label(INSISTS, presets.linux(place["linux"])) != INSISTS else ""
 
 
 def _same(dataset: xr.Dataset) -> Claim:
@@ -159,7 +189,7 @@ def _same(dataset: xr.Dataset) -> Claim:
     beside = ""
     if full != easy:
         beside = f" (ratios by order where memory is {full['pressure']}, so that reclaim fragments it: "
-        beside += f"{_by_order(_ratio(dataset, full, INSISTS, FAST))})"
+        beside += f"{_ratios_by_order(_ratio(dataset, full, INSISTS, FAST))})"
     measure = f"largest difference of their CPU time at any of these orders{beside}; {where(dataset, easy)}"
     row = _judged(off.max("order"), SAME, measure, EQUAL, "%")
     return _reversed(row, f"holds if below {EQUAL:g} %")
@@ -169,8 +199,11 @@ def _whole(dataset: xr.Dataset) -> Claim:
     hard, _ = conditions(dataset)
     chosen = crossover(dataset).sel(hard)
     each = cpu_time(chosen, background=True)
-    ratio = each.sum("order").sel(way=INSISTS) / each.sum("order").sel(way=FAST)
+    together = each.sum("order", skipna=False)
+    ratio = together.sel(way=INSISTS) / together.sel(way=FAST)
     by_order = each.mean("seed").sel(way=INSISTS) / each.mean("seed").sel(way=FAST)
+    others = (each - cpu_time(chosen)).sel(way=FAST)
+    most = float((cpu_time(chosen).sel(way=INSISTS) + others).sum() / each.sel(way=FAST).sum())
     cost = each.mean(["seed", "order"]) / 1000
     events = chosen["own"] + chosen["background"] + chosen["programs"] - chosen["anyway"]
     taken = (events.sel(event="page_reclaimed") / chosen["outcome"].sum("answer")).mean(["seed", "order"])
@@ -179,7 +212,8 @@ def _whole(dataset: xr.Dataset) -> Claim:
     low = float(cheap.sel(way=INSISTS) / cheap.sel(way=FAST))
     measure = (
         f"the same ratio with all of that, these orders together ({_listed(by_order, 2)}; {low:.2f} with all prices "
-        f"low; a request costs {float(cost.sel(way=INSISTS)):,.0f} and {float(cost.sel(way=FAST)):,.0f} µs and has "
+        f"low, {most:.2f} if others did as much for who insists as for who gives up; a request costs "
+        f"{float(cost.sel(way=INSISTS)):,.0f} and {float(cost.sel(way=FAST)):,.0f} µs and has "
         f"{float(taken.sel(way=INSISTS)):,.0f} and {float(taken.sel(way=FAST)):,.0f} frames reclaimed, for which "
         f"programs wait {float(waits.sel(way=INSISTS)):,.0f} and {float(waits.sel(way=FAST)):,.0f} µs for refaults)"
     )
@@ -191,19 +225,20 @@ def _once(dataset: xr.Dataset) -> Claim:
     ratio = _ratio(dataset, hard, "early-fallback-6.12", FAST)
     measure = (
         f"CPU time of a request of kvmalloc as of 6.12, which reclaims and compacts once (NORETRY), over that of 6.18, "
-        f"which does not, mean of these orders ({_by_order(ratio)}; XFS: some 5); {where(dataset, hard)}"
+        f"which does not, geometric mean of these orders ({_ratios_by_order(ratio)}; XFS: some 5); "
+        f"{where(dataset, hard)}"
     )
-    return _judged(ratio.mean("order"), XFS, measure, CROSSOVER)
+    return _judged(mean_ratio(ratio, "order"), XFS, measure, CROSSOVER)
 
 
 def _tail(dataset: xr.Dataset) -> Claim:
     hard, _ = conditions(dataset)
     chosen = crossover(dataset).sel(hard)["latency_ns"] / 1000
     tail = chosen.sel(statistic="p99")
-    ratio = (tail.sel(way=INSISTS) / tail.sel(way=FAST)).mean("order")
+    ratio = mean_ratio(tail.sel(way=INSISTS) / tail.sel(way=FAST), "order")
     measure = (
-        f"99th percentile of CPU time of single requests, insisting over giving up fast, mean of these orders (µs by "
-        f"order: {_by_order(tail.sel(way=INSISTS), 0)} against {_by_order(tail.sel(way=FAST))}; medians "
+        "99th percentile of CPU time of single requests, insisting over giving up fast, geometric mean of these orders "
+        f"(µs by order: {_by_order(tail.sel(way=INSISTS), 0)} against {_by_order(tail.sel(way=FAST))}; medians "
         f"{_by_order(chosen.sel(statistic='median', way=INSISTS))} against "
         f"{_by_order(chosen.sel(statistic='median', way=FAST))}); {where(dataset, hard)}"
     )
@@ -230,14 +265,14 @@ def _cheaper(dataset: xr.Dataset) -> Claim:
     hard, _ = conditions(dataset)
     dear = _ratio(dataset, hard, "physical", "vmalloc", free=True)
     everything = cpu_time(dataset.sel(hard), free=True)
-    over = (everything.sel(way="physical") / everything.sel(way="vmalloc")).mean("seed")
+    over = mean_ratio(everything.sel(way="physical") / everything.sel(way="vmalloc"), "seed")
     above = [int(order) for order in dataset["order"].values if float(over.sel(order=order)) > 1]
     dearer = f"dearer on average at orders {', '.join(map(str, above))}" if above else "dearer at no order"
     measure = (
-        f"CPU time to get a block by reclaim and compaction and to free it, over that of a virtual page, mean of "
-        f"these orders ({_by_order(dear, 2)}; of all orders {dearer}); {where(dataset, hard)}"
+        f"CPU time to get a block by reclaim and compaction and to free it, over that of a virtual page, geometric "
+        f"mean of these orders ({_ratios_by_order(dear, 2)}; of all orders {dearer}); {where(dataset, hard)}"
     )
-    row = _judged(dear.mean("order"), f"{NEED} Where they do not fail, they are no dearer.", measure, 1.0)
+    row = _judged(mean_ratio(dear, "order"), f"{NEED} Where they do not fail, they are no dearer.", measure, 1.0)
     return _reversed(row, "holds if below 1")
 
 
@@ -251,10 +286,11 @@ def _in_vain(dataset: xr.Dataset) -> Claim:
     if not bool((failing > 0).any()):
         return Claim(sentence=sentence, measure=f"no request failed; {where(dataset, place)}", verdict=NOT_MEASURED)
     measure = (
-        f"CPU time of a request that may fail after reclaim and compaction over that of a virtual page, mean of the "
-        f"orders at which some fail (failed, %, by order: {_by_order(100 * failing, 0)}); {where(dataset, place)}"
+        "CPU time of a request that may fail after reclaim and compaction over that of a virtual page, geometric mean "
+        f"of the orders at which some fail (failed, %, by order: {_by_order(100 * failing, 0)}); "
+        f"{where(dataset, place)}"
     )
-    return _judged(extra.mean("order"), sentence, measure, 1.0)
+    return _judged(mean_ratio(extra, "order"), sentence, measure, 1.0)
 
 
 def _lumpy(dataset: xr.Dataset, linux: str) -> Claim:
@@ -262,16 +298,17 @@ def _lumpy(dataset: xr.Dataset, linux: str) -> Claim:
     place = {**conditions(dataset)[0], "linux": linux}
     share = 100 * served(dataset, ["physical"]).sel(place).sel(way="physical")
     cost = cpu_time(dataset.sel(place), background=True)
-    ratio = cost.sum("order").sel(way="physical") / cost.sum("order").sel(way="vmalloc")
+    together = cost.sum("order", skipna=False)
+    ratio = together.sel(way="physical") / together.sel(way="vmalloc")
     events = dataset["own"] + dataset["background"] + dataset["programs"] - dataset["anyway"]
     taken = (events.sel(event="page_reclaimed") / dataset["outcome"].sum("answer")).sel(place)
     pinned = float(dataset["pinned"].max())
     other = 100 * served(dataset, ["physical"]).sel({**place, "pinned": pinned}).sel(way="physical")
     measure = (
         f"requests served with a block under the rules of {linux}, all orders ({_by_order(share, 0)}; with "
-        f"{pinned:.0%} of pages pinned {_by_order(other, 0)}); the machine's CPU time is {float(ratio.mean()):.2f} "
-        "times that of virtual pages, and frames reclaimed for a request are, by order, "
-        f"{_by_order(taken.sel(way='physical'), 0)} against {_by_order(taken.sel(way='vmalloc'), 0)}; "
+        f"{pinned:.0%} of pages pinned {_by_order(other, 0)}); the machine's CPU time is "
+        f"{float(mean_ratio(ratio, 'seed')):.2f} times that of virtual pages, and frames reclaimed for a request are, "
+        f"by order, {_by_order(taken.sel(way='physical'), 0)} against {_by_order(taken.sel(way='vmalloc'), 0)}; "
         f"{where(dataset, place)}"
     )
     return _judged(share.mean("order"), f"{NEED} (Rules of {linux}.)", measure, SERVES, "%")

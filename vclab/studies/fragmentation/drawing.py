@@ -12,9 +12,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from vclab import presets
 from vclab.figures.bars import Bars, parts, stacked_bars, without_empty
-from vclab.figures.style import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, new_figure, save, style
-from vclab.studies.fragmentation.claims import FAST, INSISTS, conditions, cpu_time, served, where
+from vclab.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILLION, new_figure, save, style
+from vclab.studies.demand import exists, label
+from vclab.studies.fragmentation.claims import FAST, INSISTS, conditions, cpu_time, mean_ratio, served, where
 
 #: Colour, dashes and marker of each way to ask, in turn.
 _LOOKS = (
@@ -25,7 +27,13 @@ _LOOKS = (
     (GREEN, (0, (1, 1.2)), "s"),
     (SKY, (0, (5, 2)), "x"),
     (INK, (0, (2, 2)), "+"),
+    (MUTED, "-", "<"),
+    (VERMILLION, (0, (1, 2)), ">"),
+    (BLUE, (0, (6, 1, 1, 1)), "P"),
+    (GREEN, "-", "*"),
 )
+#: Columns of the legend of ways to ask.
+_LEGEND = 3
 #: A request's own work in fewer parts.
 _CAUSES = {
     "taking": ("block allocation", "split", "struct page"),
@@ -42,10 +50,28 @@ _SHOWN = (3, 5, 7, 9)
 def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
     """Write the study's figures into a folder; return file stem, title and caption of each."""
     first, *others = dataset["linux"].values.tolist()
-    drawn = [_success(dataset, out, first), _latency(dataset, out), _causes(dataset, out)]
+    drawn = [_success(dataset, out, first), _latency(dataset, out, first), _causes(dataset, out)]
     if {INSISTS, FAST} <= set(dataset["way"].values.tolist()):
         drawn.append(_map(dataset, out))
-    return drawn + [_success(dataset, out, linux) for linux in others]
+    for linux in others:
+        drawn += [_success(dataset, out, linux), _latency(dataset, out, linux)]
+    return drawn
+
+
+def _stem(dataset: xr.Dataset, name: str, linux: str) -> str:
+    """Return the stem of a figure that there is for each rule set; that of the first has no more than a name."""
+    return name if linux == str(dataset["linux"].values[0]) else f"{name}-{linux}"
+
+
+def _looks(dataset: xr.Dataset, linux: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return name, label and look of each way to ask that a release has."""
+    preset = presets.linux(linux)
+    looks = zip(dataset["way"].values.tolist(), _LOOKS, strict=False)
+    return [
+        (way, label(way, preset), {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3.5})
+        for way, (colour, dashes, marker) in looks
+        if exists(way, preset)
+    ]
 
 
 def _panels(dataset: xr.Dataset) -> list[dict[str, Any]]:
@@ -62,21 +88,22 @@ def _title(place: dict[str, Any]) -> str:
     return f"memory {place['pressure']}, {place['pinned']:.0%} pinned"
 
 
-def _lines(axes: Axes, dataset: xr.Dataset, values: xr.DataArray) -> None:
+def _lines(axes: Axes, values: xr.DataArray, looks: list[tuple[str, str, dict[str, Any]]]) -> None:
     """Draw a line for each way to ask over the orders."""
-    for (colour, dashes, marker), way in zip(_LOOKS * 2, dataset["way"].values.tolist(), strict=False):
-        numbers = values.sel(way=way).values
-        axes.plot(dataset["order"].values, numbers, color=colour, linestyle=dashes, marker=marker, markersize=3.5)
-    axes.set_xticks(dataset["order"].values)
+    for way, _, look in looks:
+        axes.plot(values["order"].values, values.sel(way=way).values, **look)
+    axes.set_xticks(values["order"].values)
     axes.grid(axis="y")
 
 
-def _legend(figure: Figure, dataset: xr.Dataset) -> None:
-    handles = [
-        Line2D([], [], color=colour, linestyle=dashes, marker=marker, markersize=3.5, label=way)  # type: ignore[arg-type]
-        for (colour, dashes, marker), way in zip(_LOOKS * 2, dataset["way"].values.tolist(), strict=False)
-    ]
-    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.0, 1.0), ncols=3, columnspacing=1.4)
+def _legend(figure: Figure, looks: list[tuple[str, str, dict[str, Any]]]) -> None:
+    handles = [Line2D([], [], label=text, **look) for _, text, look in looks]
+    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.0, 1.0), ncols=_LEGEND, columnspacing=1.2)
+
+
+def _head(looks: list[tuple[str, str, dict[str, Any]]]) -> float:
+    """Return the inches that the legend takes."""
+    return 0.35 + 0.18 * -(-len(looks) // _LEGEND)
 
 
 def _grid(dataset: xr.Dataset, height: float, head: float = 0.85) -> tuple[Figure, list[tuple[Axes, dict[str, Any]]]]:
@@ -99,28 +126,27 @@ def _grid(dataset: xr.Dataset, height: float, head: float = 0.85) -> tuple[Figur
 def _success(dataset: xr.Dataset, out: Path, linux: str) -> tuple[str, str, str]:
     share = 100 * served(dataset, ["physical"]).mean("seed")
     failed = 100 * served(dataset, ["failed"]).mean("seed")
-    first = str(dataset["linux"].values[0])
     hard, _ = conditions(dataset)
+    hard = {**hard, "linux": linux}
+    looks = _looks(dataset, linux)
     with style():
-        figure, places = _grid(dataset, 1.75)
+        figure, places = _grid(dataset, 1.75, _head(looks))
         for axes, place in places:
-            _lines(axes, dataset, share.sel({**place, "linux": linux}))
+            _lines(axes, share.sel({**place, "linux": linux}), looks)
             axes.set_ylim(-4, 104)
         figure.supylabel("physically contiguous, %", fontsize=9)
-        _legend(figure, dataset)
-    stem = "served-by-order" if linux == first else f"served-by-order-{linux}"
+        _legend(figure, looks)
+    stem = _stem(dataset, "served-by-order", linux)
     save(figure, out, stem)
     sentences = []
     for place in _panels(dataset):
         worst = failed.sel({**place, "linux": linux}).max("order")
-        names = [
-            f"{way} {float(worst.sel(way=way)):.0f} %" for way in dataset["way"].values if float(worst.sel(way=way))
-        ]
+        names = [f"{way} {float(worst.sel(way=way)):.0f} %" for way, _, _ in looks if float(worst.sel(way=way))]
         if names:
             sentences.append(f"{_title(place)}: {', '.join(names)}")
     caption = (
-        f"Share of requests that are served with one block, {hard['unusable']:.0%} of free frames unusable for order "
-        f"{dataset.attrs['fragment_order']} when they begin. What is not so served is virtual or in smaller blocks, or "
+        f"Share of requests that are served with one block; {where(dataset, hard)}, or otherwise as written, when they "
+        "begin. What is not so served is virtual or in smaller blocks, or "
         f"fails; the most failures at one order: {'; '.join(sentences) or 'none'}. Physical, and insisting, reclaim, "
         "and compact where a release can; early fallback of 6.18 leaves that to kswapd and kcompactd. Left out: other "
         "CPUs that ask at the same time."
@@ -128,39 +154,44 @@ def _success(dataset: xr.Dataset, out: Path, linux: str) -> tuple[str, str, str]
     return stem, f"Who gets a contiguous block, by the rules of {linux}", caption
 
 
-def _latency(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
+def _latency(dataset: xr.Dataset, out: Path, linux: str) -> tuple[str, str, str]:
     hard, _ = conditions(dataset)
+    hard = {**hard, "linux": linux}
     times = dataset["latency_ns"].mean("seed") / 1000
+    looks = _looks(dataset, linux)
     with style():
-        figure = new_figure(3.3)
+        head = _head(looks)
+        inches = 2.85 + head
+        figure = new_figure(inches)
         both = figure.subplots(1, 2, sharey=True)
-        figure.subplots_adjust(left=0.1, right=0.985, top=0.75, bottom=0.15, wspace=0.08)
+        figure.subplots_adjust(left=0.1, right=0.985, top=1 - head / inches, bottom=0.48 / inches, wspace=0.08)
         for axes, statistic, title in zip(both, ("mean", "p99"), ("mean", "99th percentile"), strict=True):
-            _lines(axes, dataset, times.sel(hard).sel(statistic=statistic))
+            _lines(axes, times.sel(hard).sel(statistic=statistic), looks)
             axes.set_yscale("log")
             axes.set_xlabel("order")
             axes.set_title(title, fontsize=9, loc="left")
         both[0].set_ylabel("µs of a request")
-        _legend(figure, dataset)
-    stem = "latency-by-order"
+        _legend(figure, looks)
+    stem = _stem(dataset, "latency-by-order", linux)
     save(figure, out, stem)
     largest = int(dataset["order"].max())
     at = times.sel(hard).sel(order=largest)
     listed = ", ".join(
-        f"{way} {float(at.sel(way=way, statistic='median')):,.1f}, {float(at.sel(way=way, statistic='p99')):,.0f}"
-        for way in dataset["way"].values
+        f"{text} {float(at.sel(way=way, statistic='median')):,.1f}, {float(at.sel(way=way, statistic='p99')):,.0f}"
+        for way, text, _ in looks
     )
     caption = (
         f"CPU time of single requests until they are answered, {where(dataset, hard)}; means over seeds. Medians and "
         f"99th percentiles at order {largest}, µs: {listed}. Left out: waiting for devices, for other CPUs, and "
         "for kswapd."
     )
-    return stem, "How long a request takes", caption
+    return stem, f"How long a request takes, by the rules of {linux}", caption
 
 
 def _causes(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     hard, _ = conditions(dataset)
-    chosen = dataset.sel(hard).sel(bound="value")
+    looks = _looks(dataset, hard["linux"])
+    chosen = dataset.sel(hard).sel(bound="value", way=[way for way, _, _ in looks])
     shown = [order for order in _SHOWN if order in dataset["order"].values] or dataset["order"].values.tolist()[:4]
     own = chosen["own_ns"].mean("seed") / 1000
     others = (chosen["background_ns"] + chosen["others_ns"]).mean("seed").sum("operation_cause") / 1000
@@ -172,25 +203,27 @@ def _causes(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
         groups.append(Bars(f"order {order}", "", np.stack(columns, axis=1)))
     groups, stack = without_empty(groups, parts([*_CAUSES, "kswapd, kcompactd, others"]))
     stem = "causes"
-    rows = [str(way) for way in dataset["way"].values]
+    # The whole word would take the plots' room.
+    rows = [way if text == way else f"{way} †" for way, text, _ in looks]
     save(stacked_bars(groups, rows, stack, "µs of CPU time a request", shared=False), out, stem)
     devices = chosen["device_ns"].mean("seed").sel(order=shown[-1]) / 1000
     listed = ", ".join(
-        f"{way} {float(devices.sel(way=way, device_cause='refault')):,.0f} and "
+        f"{text} {float(devices.sel(way=way, device_cause='refault')):,.0f} and "
         f"{float(devices.sel(way=way, device_cause='write-back')):,.0f}"
-        for way in rows
+        for way, text, _ in looks
     )
     caption = (
-        f"CPU time of a request by cause, and what kswapd, kcompactd and programs do more than where nothing is asked "
-        f"for; each plot has a scale of its own; {where(dataset, hard)}. Devices beside it, µs a request at order "
-        f"{shown[-1]}, refaults and writes: {listed}. Left out: frees, which are in the results."
+        "CPU time of a request by cause, and what kswapd, kcompactd and programs do more than where nothing is asked "
+        f"for; each plot has a scale of its own; {where(dataset, hard)}. †: a counterfactual, no kernel of today asks "
+        f"so. Devices beside it, µs a request at order {shown[-1]}, refaults and writes: {listed}. Left out: frees, "
+        "which are in the results."
     )
     return stem, "Where the time goes", caption
 
 
 def _map(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     cost = cpu_time(dataset)
-    ratio = (cost.sel(way=INSISTS) / cost.sel(way=FAST)).mean("seed")
+    ratio = mean_ratio(cost.sel(way=INSISTS) / cost.sel(way=FAST), "seed")
     hard, easy = conditions(dataset)
     with style():
         figure, places = _grid(dataset, 0.5 + 0.3 * dataset.sizes["unusable"], head=0.55)

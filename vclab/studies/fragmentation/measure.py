@@ -8,6 +8,7 @@ go on reading new pages. All ways to ask meet the same requests on copies of the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Literal, NamedTuple, Self
@@ -25,7 +26,19 @@ from vclab.movable import PageMix
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.presets.prices import Prices
 from vclab.studies import LEFT_OUT_EVERYWHERE, Progress
-from vclab.studies.demand import ANSWERS, EVENT_NAMES, WAYS, Demand, cpu_ns, crowd, device_ns, kept, serve
+from vclab.studies.demand import (
+    ANSWERS,
+    EVENT_NAMES,
+    WAYS,
+    Demand,
+    age,
+    cpu_ns,
+    device_ns,
+    exists,
+    fill,
+    kept,
+    serve,
+)
 from vclab.studies.machine import MachineParameters
 from vclab.system import System
 from vclab.units import parse_bytes
@@ -67,9 +80,7 @@ class Parameters(MachineParameters):
     fragment_order: Annotated[int, Field(ge=0, le=10)] = Field(
         5, description="order whose unusable free index is meant: what is unusable for it is so for all above"
     )
-    rule_sets: list[str] = Field(
-        ["6.18"], min_length=1, description="releases whose rules are tried (2.6.24 takes twice as long); prices: linux"
-    )
+    rule_sets: list[str] = Field(["6.18"], min_length=1, description="releases whose rules are tried; prices: linux")
     unusable: list[Annotated[float, Field(ge=0, le=1)]] = Field(  # type: ignore[assignment]
         [0.1, 0.95], min_length=1, description="unusable free indices to age to"
     )
@@ -84,10 +95,23 @@ class Parameters(MachineParameters):
         [0.0, 0.02], min_length=1, description="shares of pages that can be neither moved nor reclaimed"
     )
     swap: str = Field("512MiB", description="size of the swap")
+    cpus: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="CPUs that forget pages which moved or went; as many as the recorded machines have"
+    )
     ways: list[str] = Field(
-        ["physical", "late-fallback, insist", "early-fallback-6.12", "early-fallback", "vmalloc", "min-order"],
+        [
+            "physical",
+            "late-fallback",
+            "late-fallback, insist",
+            "early-fallback-6.12",
+            "early-fallback",
+            "always-virtual",
+            "vmalloc",
+            "huge-vmalloc",
+            "min-order",
+        ],
         min_length=1,
-        description="how it is asked",
+        description="how it is asked; what a release has not is left out for it",
     )
     orders: list[Annotated[int, Field(ge=1, le=10)]] = Field(list(range(1, 11)), min_length=1)
     requests: Annotated[int, Field(ge=1, le=10_000)] = Field(100, description="of each order, fewer if large")
@@ -172,49 +196,50 @@ def run_point(parameters: Parameters, point: Point, progress: Progress) -> xr.Da
     samples = np.full((*asked, parameters.requests, len(SAMPLED)), -1, np.int32)
     ends = {name: np.full(asked, np.nan) for name in ("end_unusable", "end_free", "killed")}
     machine = np.full((3, *shape), np.nan)
-    for done, place in enumerate(np.ndindex(shape)):
-        pressure, pinned = parameters.pressures[place[0]], parameters.pinned[place[1]]
-        progress(done / np.prod(shape), f"memory {pressure}, {pinned:.0%} pinned")
-        system = System(
-            cpu=parameters.cpu,
-            linux=linux,
-            memory=parameters.memory,
-            levels=parameters.levels,
-            direct_map=parameters.direct_map,
-            recording=parameters.recording,
-            seed=seed,
+    marks = {"spare": parameters.spare_marks, "full": parameters.full_marks}
+    aged = System(
+        cpu=parameters.cpu,
+        linux=linux,
+        memory=parameters.memory,
+        cpus=parameters.cpus,
+        levels=parameters.levels,
+        direct_map=parameters.direct_map,
+        recording=parameters.recording,
+        seed=seed,
+    )
+    places = list(np.ndindex(shape))
+    try:
+        age(
+            aged,
+            parameters.fragment_order,
+            unusable,
+            max(marks[pressure] for pressure in parameters.pressures),
+            parameters.free,
+            parameters.recording,
+            parameters.tail,
         )
+    except FragmentationNotReached:
+        # Left empty: as if this seed had not been asked.
+        places = []
+    ways = [way for way in parameters.ways if exists(way, aged.linux)]
+    for done, place in enumerate(places):
+        pressure, pinned = parameters.pressures[place[0]], parameters.pinned[place[1]]
+        progress(done / len(places), f"memory {pressure}, {pinned:.0%} pinned")
         full = pressure == "full"
-        marks = parameters.full_marks if full else parameters.spare_marks
-        mix = PageMix(pinned=pinned)
-        try:
-            crowded = crowd(
-                system,
-                parameters.fragment_order,
-                unusable,
-                marks,
-                mix,
-                parameters.swap,
-                parameters.free,
-                parameters.recording,
-                parameters.tail,
-            )
-        except FragmentationNotReached:
-            # Left empty: as if this seed had not been asked.
-            continue
+        system = aged.copy()
+        crowded = fill(system, parameters.fragment_order, marks[pressure], PageMix(pinned=pinned), parameters.swap)
         parameters.audited(system)
         managed = system.memory.zone.managed
         anyway: dict[int, npt.NDArray[np.int64]] = {}
         machine[:, *place] = crowded.unusable, crowded.free_frames / managed, crowded.movable_frames / managed
-        for w, o in np.ndindex(asked[2:]):
-            order = parameters.orders[o]
+        for way, (o, order) in itertools.product(ways, enumerate(parameters.orders)):
             reads = parameters.reads if full else 0
             demand = Demand(order, parameters.asked(order, managed), parameters.uses, reads, seed)
             if demand.requests not in anyway:
                 nothing = serve(system, None, demand)
                 anyway[demand.requests] = kept(nothing.programs + nothing.background.sum(axis=0))
-            served = serve(system, WAYS[parameters.ways[w]], demand)
-            where = (*place, w, o)
+            served = serve(system, WAYS[way], demand)
+            where = (*place, parameters.ways.index(way), o)
             outcome[where] = served.answered()
             counts["own"][where] = kept(served.own.sum(axis=0))
             counts["background"][where] = kept(served.background.sum(axis=0))
@@ -330,14 +355,15 @@ def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
 
 
 LEFT_OUT = (
-    "Machines have one CPU: no other asks at the same time, waits for locks, or is interrupted to forget pages that "
-    "moved. Under 6.18 late-fallback is a counterfactual: no kernel of today does it. kswapd and kcompactd beside the "
-    "requests rather than between them: who has to reclaim does so alone, of which kswapd could do half, and "
-    "kswapd finds the block made that a request has compacted for, where really it would have begun to reclaim. Zones, "
-    "per-CPU lists (they only decide how often a claim boosts watermarks) and reserved pageblocks. Caches of kernel "
-    "objects, which reclaim could shrink too. The OOM killer: a request that would call it fails. Latency is CPU time: "
-    "nobody waits for a device, whose time is given apart. What pages cost once they are used (the studies fallback "
-    "and access-cost)."
+    "Requests come from one CPU: no other asks at the same time or waits for locks. All of a machine's CPUs are "
+    "interrupted to forget pages that moved or went, and their flushes count as work of who caused them; TLBs that "
+    "have to be filled again do not. Under 6.18 late-fallback is a counterfactual: no kernel of today does it. kswapd "
+    "and kcompactd beside the requests rather than between them: who has to reclaim does so alone, of which kswapd "
+    "could do half, and kswapd finds the block made that a request has compacted for, where really it would have begun "
+    "to reclaim. Zones, per-CPU lists (they only decide how often a claim boosts watermarks) and reserved pageblocks. "
+    "Caches of kernel objects, which reclaim could shrink too. The OOM killer: a request that would call it fails. "
+    "Latency is CPU time: nobody waits for a device, whose time is given apart. What pages cost once they are used "
+    "(the studies fallback and access-cost)."
 )
 
 
