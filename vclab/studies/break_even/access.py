@@ -16,7 +16,7 @@ from vclab import presets
 from vclab.boot import check_paging
 from vclab.errors import ConfigurationError
 from vclab.ledger import price_access, price_overlapped
-from vclab.presets import CpuPreset
+from vclab.presets import CpuPreset, LinuxPreset
 from vclab.studies.access_cost.grid import DEPENDENT, PATTERNS
 from vclab.studies.cells import EVENTS, PHASES, Cells, all_counts, offsets_for
 from vclab.system import System
@@ -26,12 +26,14 @@ KINDS = {"physical": "i", "virtual": "iii"}
 BOUNDS = ("serial", "overlapped")
 
 
-def existing_cpus(names: Sequence[str], levels: int | None, direct_map: str) -> tuple[list[str], list[str]]:
-    """Return the CPUs of a list that have the paging that is asked for, and for the others why they do not."""
+def existing_cpus(
+    names: Sequence[str], levels: int | None, direct_map: str, linux: LinuxPreset
+) -> tuple[list[str], list[str]]:
+    """Return the CPUs of a list that have the paging asked for under a release, and why the others do not."""
     found, missing = [], []
     for name in dict.fromkeys(names):
         try:
-            check_paging(name, levels, direct_map)
+            check_paging(name, levels, direct_map, linux)
         except ConfigurationError as error:
             missing.append(str(error).split(";", maxsplit=1)[0])
         else:

@@ -18,7 +18,6 @@ from pydantic import Field, model_validator
 
 from vclab import presets, recordings
 from vclab.ageing import REPLACED
-from vclab.boot import RECORDED_RELEASE
 from vclab.mmu import tlb_entries
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.presets.prices import Prices
@@ -52,6 +51,9 @@ class Parameters(MachineParameters):
     uses: Annotated[int, Field(ge=0, le=100_000)] = Field(
         32, description="pages that programs use between two requests"
     )
+    cpu_count: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="CPUs that forget pages which moved, went or were freed; as many as the recorded machines have"
+    )
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -63,14 +65,13 @@ class Parameters(MachineParameters):
         for name in self.cpus:
             presets.cpu(name)
         parse_bytes(self.swap, "swap")
-        if self.linux != RECORDED_RELEASE:
-            raise ValueError(f"insisting by compaction is what linux {RECORDED_RELEASE!r} does; use that")
         return self
 
     @property
     def measured_cpus(self) -> tuple[list[str], list[str]]:
         """CPUs that have the direct map and levels asked for, and why others do not."""
-        return access.existing_cpus(cpu_names(self.model_dump()), self.levels, self.direct_map)
+        linux = presets.linux(self.linux)
+        return access.existing_cpus(cpu_names(self.model_dump()), self.levels, self.direct_map, linux)
 
 
 #: What ``--quick`` changes: one seed on a small machine.
@@ -102,16 +103,17 @@ ASSUMPTIONS = (
 )
 
 LEFT_OUT = (
-    "Machines have one CPU: interrupts of shootdowns and of purges are in no account, and neither is what waiting for "
-    "locks and for other CPUs adds to a request. kswapd and kcompactd run between requests: who has to reclaim does so "
-    "alone, of which kswapd could do half, and kswapd finds the block made that a request has compacted for. Latency "
-    "that a caller suffers from them on its CPU: their time is in 'all CPUs', not in 'caller'. Refills of the TLB "
-    "after a flush, which hundreds of lazy frees share (study unmap); coping with two kinds of page (study awareness). "
-    "First touches: the number is about steady accesses. Pages that reclaim took and that programs need only after the "
-    "trace: 'all read again' is their upper bound; writing back. Accesses are measured on a machine of the same age "
-    "with more free memory, so that working sets fit; contiguous blocks that were not free there are counterfactual, "
-    "and so is the block of a request that insisting could not serve: its price is in the number, and their share is "
-    "given. Coalescing of neighbouring TLB entries." + LEFT_OUT_EVERYWHERE
+    "Requests come from one CPU: what waiting for locks and for other CPUs' requests adds is in no account. All of a "
+    "machine's CPUs are interrupted to forget what moved, went or was unmapped; their flushes count as work of the "
+    "caller who caused them, although a part of it runs elsewhere. kswapd and kcompactd run between requests: who has "
+    "to reclaim does so alone, of which kswapd could do half, and kswapd finds the block made that a request has "
+    "compacted for. Latency that a caller suffers from them on its CPU: their time is in 'all CPUs', not in 'caller'. "
+    "Refills of the TLB after a flush, which hundreds of lazy frees share (study unmap); coping with two kinds of page "
+    "(study awareness). First touches: the number is about steady accesses. Pages that reclaim took and that programs "
+    "need only after the trace: 'all read again' is their upper bound; writing back. Accesses are measured on a "
+    "machine of the same age with more free memory, so that working sets fit; contiguous blocks that were not free "
+    "there are counterfactual, and so is the block of a request that insisting could not serve: its price is in the "
+    "number, and their share is given. Coalescing of neighbouring TLB entries." + LEFT_OUT_EVERYWHERE
 )
 
 
@@ -124,7 +126,7 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
     """Serve requests on one machine that is short of memory, then measure accesses on one of each CPU."""
     progress(0.0, "ageing")
     cpus, _ = parameters.measured_cpus
-    crowded = _boot(parameters, parameters.cpu, point)
+    crowded = _boot(parameters, parameters.cpu, point, parameters.cpu_count)
     crowd = demand.crowd(
         crowded,
         parameters.fragment_order,
@@ -170,16 +172,16 @@ def run_point(parameters: Parameters, point: int, progress: Progress) -> xr.Data
     return dataset.merge(xr.concat(parts, xr.Variable("cpu", cpus)))
 
 
-def _boot(parameters: Parameters, cpu: str, seed: int) -> System:
+def _boot(parameters: Parameters, cpu: str, seed: int, cpus: int = 1) -> System:
     return System(
         cpu=cpu,
         linux=parameters.linux,
         memory=parameters.memory,
+        cpus=cpus,
         levels=parameters.levels,
         direct_map=parameters.direct_map,
         recording=parameters.recording,
         seed=seed,
-        unmap="lazy",
     )
 
 
