@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels.jit import kernel, unsigned
-from vckernels.vector import equal_of_eight
+from vckernels.vector import equal_of_eight, fetch_ahead
 
 LINE_SHIFT = 6
 """Lines of 64 bytes."""
@@ -270,11 +270,11 @@ def load_line(cache: DataCache, line: int, start: int) -> int:
 
 
 @kernel(inline=True)
-def glance(cache: DataCache, line: int) -> int:
-    """Read one tag of the last level's set of a line, so that this machine has it at hand when it is searched."""
+def await_line(cache: DataCache, line: int) -> None:
+    """Ask this machine for the last level's set of a line that is looked up soon."""
     rings = cache.third if cache.levels > 2 else cache.second
     place, _ = _locate(rings, line)
-    return np.int64(cache.tags[unsigned(rings.first_tag + place * rings.ways)])
+    fetch_ahead(cache.tags, rings.first_tag + place * rings.ways)
 
 
 @kernel(inline=True)

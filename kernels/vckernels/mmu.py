@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vckernels.causes import COUNTERS, Cause
-from vckernels.datacache import LINE_SHIFT, MOST_LEVELS, DataCache, first_level_set, glance, load_line
+from vckernels.datacache import LINE_SHIFT, MOST_LEVELS, DataCache, await_line, first_level_set, load_line
 from vckernels.entry import PAGE_SHIFT
 from vckernels.jit import kernel, unsigned
 from vckernels.linequeue import AHEAD, BESIDE, KIND_BITS, QUEUE, Kind, mark_beside, new_queue, push
@@ -80,8 +80,6 @@ class Control(IntEnum):
     """First-level set that the last data access missed in, ``NO_SET`` if it hit."""
     ADJACENT = 6
     """Which neighbour of a missed line is fetched: an :class:`~vckernels.prefetch.Adjacent`."""
-    SEEN = 7
-    """What looking ahead has read; it means nothing, but must not be left out by the compiler."""
 
 
 class Mmu(NamedTuple):
@@ -270,11 +268,10 @@ def _drain(mmu: Mmu, stream: npt.NDArray[np.int64], beside: npt.NDArray[np.int64
     last_miss = mmu.control[Control.LAST_MISS_SET]
     trains = mmu.control[Control.STREAM_LINES] != 0 or mmu.control[Control.NEXT_PAGE] != 0
     adjacent = mmu.control[Control.ADJACENT] != Adjacent.NONE
-    seen = np.int64(0)
     leaving = np.int64(0)
     waiting = queue[0]
     for at in range(1, waiting + 1):
-        seen ^= glance(cache, queue[unsigned(at + AHEAD)] >> KIND_BITS)
+        await_line(cache, queue[unsigned(at + AHEAD)] >> KIND_BITS)
         line = queue[unsigned(at)] >> KIND_BITS
         kind = queue[unsigned(at)] & (BESIDE - 1)
         others = queue[unsigned(at)] & BESIDE != 0
@@ -307,7 +304,6 @@ def _drain(mmu: Mmu, stream: npt.NDArray[np.int64], beside: npt.NDArray[np.int64
                         leaving = direction
     queue[0] = 0
     mmu.control[Control.LAST_MISS_SET] = last_miss
-    mmu.control[Control.SEEN] = seen
     return leaving
 
 
