@@ -6,7 +6,12 @@ about a second, once here rather than in every worker.
 
 from __future__ import annotations
 
+import gc
+
 from numba.core.registry import cpu_target
 
 cpu_target.typing_context.refresh()
 cpu_target.target_context.refresh()
+
+# What is loaded stays: workers need not look through it for garbage, and so copy its memory, nor does the end.
+gc.freeze()

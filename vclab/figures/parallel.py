@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -28,9 +29,12 @@ def draw_all(draws: Sequence[Callable[[], Drawn]]) -> list[Drawn]:
         return [draw() for draw in draws]
     global _draws  # forked processes find it there, so that nothing large is passed on
     _draws = draws
+    # Forked processes do not look through this one's objects for garbage: they would copy their memory.
+    gc.freeze()
     try:
         with multiprocessing.get_context("fork").Pool(processes) as pool:
             # The longest first, so that no process is left with it at the end.
             return pool.map(_draw, reversed(range(len(draws))), chunksize=1)[::-1]  # type: ignore[return-value]
     finally:
+        gc.unfreeze()
         _draws = ()
