@@ -145,6 +145,16 @@ def test_a_machine_that_was_not_to_be_had_is_left_out(dataset: xr.Dataset) -> No
     assert "machines were" not in rows[1].measure
 
 
+def test_a_fragmentation_that_no_machine_reached_is_said_and_drawn_without(dataset: xr.Dataset, tmp_path: Path) -> None:
+    missing = dataset.copy(deep=True)
+    missing["outcome"][{"unusable": 1}] = 0
+    missing = fragmentation.reprice(missing, Prices())
+    assert any("aged to 97%" in line for line in fragmentation.summary(missing))
+    assert not any("nan" in line for line in fragmentation.summary(missing))
+    assert all("97%" not in row.measure for row in fragmentation.claims(missing))
+    assert len(fragmentation.figures(missing, tmp_path)) == 4
+
+
 def test_same_seed_same_numbers(dataset: xr.Dataset, parameters: Parameters) -> None:
     point = points(parameters)[1]
     again = fragmentation.run_point(parameters, point, lambda *_: None)

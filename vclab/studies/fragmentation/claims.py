@@ -29,6 +29,14 @@ TAIL = "Who insists waits long now and then."
 _LEFT_OUT = "kswapd and kcompactd at work beside the requests; contention; per-CPU lists"
 
 
+def reached(dataset: xr.Dataset) -> list[float]:
+    """Return the fragmentations that some machine of the first rule set was aged to, all of them if there is none."""
+    wanted = dataset["outcome"].isel(linux=0).transpose("unusable", ...)
+    asked = wanted.values.reshape(len(wanted), -1).sum(axis=1)
+    indices = [float(index) for index in dataset["unusable"].values]
+    return [index for index, count in zip(indices, asked, strict=True) if count] or indices
+
+
 def conditions(dataset: xr.Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the coordinates of the hardest machine whose pages can all be moved, and of the easiest one."""
     linux = str(dataset["linux"].values[0])
@@ -37,9 +45,10 @@ def conditions(dataset: xr.Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
     hard = "full" if "full" in pressures else pressures[0]
     easy = "spare" if "spare" in pressures else pressures[0]
     common = {"linux": linux, "pinned": pinned}
+    indices = reached(dataset)
     return (
-        {**common, "unusable": float(dataset["unusable"].max()), "pressure": hard},
-        {**common, "unusable": float(dataset["unusable"].min()), "pressure": easy},
+        {**common, "unusable": max(indices), "pressure": hard},
+        {**common, "unusable": min(indices), "pressure": easy},
     )
 
 
@@ -337,6 +346,10 @@ def summary(dataset: xr.Dataset) -> list[str]:
             f"memory that is not fragmented they take {float(own.sel(easy).sel(way=INSISTS)):,.2f} and "
             f"{float(own.sel(easy).sel(way=FAST)):,.2f}."
         )
+    missing = sorted(set(dataset["unusable"].values.tolist()) - set(reached(dataset)))
+    if missing:
+        listed = ", ".join(f"{index:.0%}" for index in missing)
+        lines.append(f"No machine was aged to {listed} of free frames unusable: that is left out.")
     if dataset.sizes["seed"] < SEEDS_FOR_A_VERDICT:
         lines.append(
             f"Only {dataset.sizes['seed']} of the {SEEDS_FOR_A_VERDICT} seeds that a verdict needs: nothing is decided."
