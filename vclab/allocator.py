@@ -141,6 +141,8 @@ class FullMemory(Memory):
         super().__init__(zones)
         self._empty = empty
         self._per_cpu = list(per_cpu)
+        for zone, own in zip(self.zones, self._per_cpu, strict=True):
+            zone.per_cpu = own
         by_name = {
             zone.name: zone_kernels.Zone(zone.buddy, zone.limits(), own)
             for zone, own in zip(self.zones, self._per_cpu, strict=True)

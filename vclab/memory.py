@@ -19,6 +19,7 @@ from vckernels.causes import Cause, Status
 from vckernels.pages import LRU_LISTS
 from vckernels.rules import Option, PerCpuRule
 from vckernels.watermark import Limit, ZoneIndex, boost_watermark, new_limits, wmark_frames
+from vckernels.zone import PerCpu
 from vckernels.zonelist import Zonelist
 from vclab import gfp
 from vclab.errors import ConfigurationError, InvalidFree
@@ -51,6 +52,13 @@ class Zone:
         Allocator state to adopt; without it all frames become free blocks of the largest order, lowest first.
     own_limits : int64[LIMITS], optional
         Watermarks and what goes with them, kept up to date by the allocator that has them.
+
+    Attributes
+    ----------
+    per_cpu : int64[cpus, len(PerCpu)]
+        What CPUs keep of the zone (:class:`vckernels.zone.PerCpu`), set by the allocator that has such lists.
+    cpu : int64[1]
+        Whose lists serve requests and take what is freed.
     """
 
     def __init__(
@@ -69,6 +77,8 @@ class Zone:
         self.first_frame = first_frame
         self.frames = frames
         self.own_limits = own_limits
+        self.per_cpu = np.zeros((0, len(PerCpu)), np.int64)
+        self.cpu = np.zeros(1, np.int64)
         self.buddy = buddy_kernels.new_buddy(frames, lists=LRU_LISTS) if buddy is None else buddy
         if buddy is None:
             free_whole_blocks(self.buddy)
@@ -182,8 +192,6 @@ class Memory:
         The zones as kernels see them, where requests keep watermarks (:meth:`keep_watermarks`).
     highest : Zonelist or None
         The same with none but the highest zone.
-    cpu : int
-        Whose per-CPU lists serve requests, where there are any; 0 at first.
     """
 
     def __init__(self, zones: Sequence[Zone]) -> None:
@@ -191,10 +199,19 @@ class Memory:
         self.slow_path: Callable[[int, gfp.Gfp], int] | None = None
         self.kernel: Zonelist | None = None
         self.highest: Zonelist | None = None
-        self.cpu = 0
         self._batch_left = [0] * TYPES
         """Single frames by migratetype that a CPU's list would still hold of a batch, were there one."""
         self._batch_claimed = [False] * TYPES
+
+    @property
+    def cpu(self) -> int:
+        """Whose per-CPU lists serve requests and take what is freed, where there are any; 0 at first."""
+        return int(self.zones[-1].cpu[0])
+
+    @cpu.setter
+    def cpu(self, cpu: int) -> None:
+        for zone in self.zones:
+            zone.cpu[0] = cpu
 
     @property
     def zone(self) -> Zone:

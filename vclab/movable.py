@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from vckernels import buddy as buddy_kernels
 from vckernels import compaction as compaction_kernels
+from vckernels import freeing, workingset
 from vckernels import pages as page_kernels
 from vckernels.buddy import ALLOCATED, ORDERS, Migratetype
 from vckernels.causes import Cause
@@ -46,6 +47,13 @@ class PageMix(NamedTuple):
     """What somebody holds on to, a device or the kernel, so that it can be neither moved nor reclaimed: no page."""
 
 
+def _freed_by(zone: Zone, pages: Pages) -> Pages:
+    """Return the pages of a zone, to be freed through what its CPUs keep."""
+    if not len(zone.per_cpu):
+        return pages
+    return pages._replace(limits=zone.limits(), per_cpu=zone.per_cpu, cpu=zone.cpu)
+
+
 class MovablePages:
     """The movable pages of one zone.
 
@@ -65,11 +73,13 @@ class MovablePages:
         self.zone = zone
         self.region = region
         self.rules = rules
-        self.pages: Pages = new_pages(zone.frames, rules.split_lists)
+        self.pages: Pages = _freed_by(zone, new_pages(zone.frames, rules.split_lists))
         self.compaction: Compaction = new_compaction(zone.frames)
         self.moves: Moves = new_moves(LOG_ENTRIES)
         self.reclaim_state: Reclaim = new_reclaim(0, swap)
         self._forgotten: list[Leaves] = []
+        self.reached = False
+        """Whether CPUs may have noted in the leaves of pages that they were accessed, since reclaim ran last."""
         self._pinned = np.zeros(zone.frames, np.bool_)
         """Frames at which blocks begin that somebody holds on to; checked when blocks become pages."""
         self._frees = -1
@@ -190,8 +200,19 @@ class MovablePages:
             raise InvalidFree("one of the frames starts no movable page")
         orders = (self.zone.buddy.state[local] & 15).astype(np.int8)
         self._forgotten.append(self.region.reclaimed(self.pages.owner[local].astype(np.int64), orders))
-        if page_kernels.release_pages(self.zone.buddy, self.pages, local) < len(local):
+        if freeing.release_pages(self.zone.buddy, self.pages, local) < len(local):
             raise InvalidFree("one of the frames was named twice")
+
+    def end(self, owners: npt.NDArray[np.int64]) -> int:
+        """Give back all that owners have, in memory and in swap; return how many pages were in memory.
+
+        Who of them comes back later comes for the first time. A page of several frames goes with its first owner.
+        """
+        frames = self.frames()
+        frames = frames[np.isin(self.pages.owner[frames - self.zone.first_frame], owners)]
+        self.release(frames)
+        workingset.forget_all(self.reclaim_state, owners)
+        return len(frames)
 
     def frames(self) -> npt.NDArray[np.int64]:
         """Return the first frame of every movable page, as the machine numbers them, ascending, int64[n]."""
@@ -233,7 +254,7 @@ class MovablePages:
             self.zone.buddy, self.pages, self.limits, self.compaction, order, highest_zone, flags
         )
         result = self._run(begun)
-        compaction_kernels.end_background(self.compaction, order, result)
+        compaction_kernels.end_background(self.zone.buddy, self.pages, self.compaction, order, result)
         return CompactResult(result)
 
     def compact_all(self, proactiveness: int = 0) -> CompactResult:
@@ -281,6 +302,11 @@ class MovablePages:
         if self.zone.buddy.counters[Cause.FREE] != self._frees:
             # A zone that was given up is not any more once a block comes to its free lists (2.6.24: free_pages_bulk).
             self.reclaim_state.fields[[ReclaimField.SCANNED_IN_VAIN, ReclaimField.UNRECLAIMABLE]] = 0
+        if self.reached:
+            self.reached = False
+            written = self.region.take_bits(self.zone, self.pages)
+            if len(written.addresses):
+                self._forgotten.append(written)
         answer = PAUSED
         while answer == PAUSED:
             answer = int(self.rules.advance(self.zone.buddy, self.pages, self.limits, self.reclaim_state, self.moves))
@@ -307,8 +333,8 @@ class MovablePages:
     def copy(self, zone: Zone, tables: PageTables) -> MovablePages:
         """Return the same pages in copies of the zone and the tables."""
         twin = MovablePages(zone, self.region.copy(tables), self.rules)
-        twin.pages, twin.compaction = copied(self.pages), copied(self.compaction)
+        twin.pages, twin.compaction = _freed_by(zone, copied(self.pages)), copied(self.compaction)
         twin.reclaim_state = copied(self.reclaim_state)
         twin._forgotten, twin._frees = list(self._forgotten), self._frees
-        twin._pinned = self._pinned.copy()
+        twin._pinned, twin.reached = self._pinned.copy(), self.reached
         return twin

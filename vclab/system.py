@@ -32,7 +32,7 @@ from vclab.reclaimrules import RECLAIM_RULES
 from vclab.shootdown import check_mechanism, flush_all, flush_kernel_range
 from vclab.slowpath import Effort
 from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes, parse_bytes
-from vclab.usage import Use, use_pages
+from vclab.usage import Use, check_numbers, use_pages
 from vclab.userpages import UserRegion
 from vclab.vmalloc_area import VmallocArea, find_unmapping
 from vclab.vmemmap import Vmemmap, frames_with_vmemmap
@@ -463,6 +463,9 @@ class System:
             max(array_nbytes, 1).bit_length() - 1,
         )
         before = mmu.counters.copy()
+        if self.pressure is not None:
+            # The lower half is programs'.
+            self.pressure.movable.reached |= bool((target.bases >> np.uint64(63) == 0).any())
         for chosen in _batches(offsets):
             if len(chosen) and (int(chosen.min()) < 0 or int(chosen.max()) >= size):
                 raise ConfigurationError(f"an offset lies outside what is accessed; offsets are 0 to {size - 1}")
@@ -665,6 +668,26 @@ class System:
         pressure = self._under_pressure()
         wanted = np.atleast_1d(np.asarray(owners, np.int64))
         return use_pages(pressure.movable, wanted, write, lambda: pressure.serve(0, GFP_KERNEL | Gfp.MOVABLE, True))
+
+    def end_pages(self, owners: npt.ArrayLike) -> int:
+        """Let programs end that have pages, or files be deleted; return how many of the pages were in memory.
+
+        Those are freed, as the CPU at work frees them; places in swap are given up, and reclaim forgets what it took.
+
+        Parameters
+        ----------
+        owners : int64[n]
+            Numbers of pages, as :meth:`use_pages` takes them.
+
+        Raises
+        ------
+        ConfigurationError
+            If the machine has no movable pages, or a number was never given.
+        """
+        movable = self._under_pressure().movable
+        ended = np.unique(np.asarray(owners, np.int64))
+        check_numbers(movable, ended)
+        return movable.end(ended)
 
     def _owned(self) -> npt.NDArray[np.bool_]:
         """Return which frames of the zone start a block that this system itself holds."""

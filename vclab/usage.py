@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vckernels import entry, usage, workingset
+from vckernels import usage, workingset
 from vckernels.pages import ACCESSED, ANONYMOUS, DIRTY, REFERENCED, add_page
 from vclab.errors import ConfigurationError
 from vclab.movable import MovablePages
 from vclab.units import PAGE_SHIFT
+from vclab.userpages import UNUSED_LEAF
 
 
 class Use(NamedTuple):
@@ -36,6 +37,19 @@ class Use(NamedTuple):
     gone: int
 
 
+def check_numbers(movable: MovablePages, owners: npt.NDArray[np.int64]) -> None:
+    """Refuse numbers of pages, int64[n], that were never given.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is such a number.
+    """
+    used = movable.region.used
+    if len(owners) and not 0 <= int(owners.min()) <= int(owners.max()) < used:
+        raise ConfigurationError(f"there are no such pages; they are numbered 0 to {used - 1}")
+
+
 def use_pages(movable: MovablePages, owners: npt.NDArray[np.int64], write: bool, take_frame: Callable[[], int]) -> Use:
     """Use the pages with some numbers, in order; what is missing comes back, at its address.
 
@@ -55,9 +69,8 @@ def use_pages(movable: MovablePages, owners: npt.NDArray[np.int64], write: bool,
     ConfigurationError
         If a number was never given.
     """
+    check_numbers(movable, owners)
     region = movable.region
-    if len(owners) and not 0 <= int(owners.min()) <= int(owners.max()) < region.used:
-        raise ConfigurationError(f"there are no such pages; they are numbered 0 to {region.used - 1}")
     physical = region.tables.translate([region.address(int(owner)) for owner in owners])
     frames = np.where(physical < 0, -1, (physical >> PAGE_SHIFT) - movable.zone.first_frame)
     resident = int(usage.use_frames(movable.zone.buddy, movable.pages, frames, write))
@@ -80,6 +93,6 @@ def _bring_back(movable: MovablePages, owner: int, write: bool, take_frame: Call
         # A system call has read or written it.
         flags = flags & ~ACCESSED | REFERENCED
     # The table that named the page before is still there, so that this takes no memory.
-    movable.region.tables.map(movable.region.address(owner), np.array([frame], np.int64), 1, entry.USER_LEAF)
+    movable.region.tables.map(movable.region.address(owner), np.array([frame], np.int64), 1, UNUSED_LEAF)
     add_page(zone.buddy, movable.pages, frame - zone.first_frame, owner, flags)
     return True

@@ -10,14 +10,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vckernels import entry, remap
+from vckernels import entry, referenced, remap
 from vckernels.causes import Status
+from vckernels.pages import Pages
 from vclab.errors import ConfigurationError
 from vclab.mapping import PageTables
+from vclab.memory import Zone
 from vclab.units import PAGE_SHIFT
 
 REGION_START = 1 << 44
 """Far from where programs lie: 16 TiB."""
+UNUSED_LEAF = entry.USER_LEAF & ~(entry.ACCESSED | entry.DIRTY)
+"""How a page is mapped: its flags say whether it was used or written before, its leaf what CPUs have noted since."""
 MOST_PAGES = 1 << 31
 """Owners are numbered in 31 bits."""
 
@@ -63,7 +67,7 @@ class UserRegion:
         if first + len(frames) * size > MOST_PAGES:
             raise ConfigurationError(f"more than {MOST_PAGES} movable pages cannot be numbered; map fewer")
         every = (frames[:, None] + np.arange(size)).ravel()
-        if len(every) and self.tables.map(self.address(first), every, 1, entry.USER_LEAF) is None:
+        if len(every) and self.tables.map(self.address(first), every, 1, UNUSED_LEAF) is None:
             return None
         self.used = first + len(every)
         return first + size * np.arange(len(frames), dtype=np.int64)
@@ -91,6 +95,16 @@ class UserRegion:
         """
         status = remap.clear_leaves(self.tables.state, np.uint64(REGION_START), owners, orders)
         return self._forget(owners, orders, status)
+
+    def take_bits(self, zone: Zone, pages: Pages) -> Leaves:
+        """Move what CPUs have noted of a zone's pages into their flags; return what CPUs must forget.
+
+        Those are the pages written since: their next write is to be noted again.
+        """
+        written = np.empty(self.used, np.int64)
+        start, tables = np.uint64(REGION_START), self.tables.state
+        count = int(referenced.take_bits(tables, start, zone.buddy, pages, zone.first_frame, written))
+        return self._forget(written[:count], np.zeros(count, np.int8), Status.OK)
 
     def _forget(self, owners: npt.NDArray[np.int64], orders: npt.NDArray[np.int8], status: int) -> Leaves:
         if status != Status.OK:

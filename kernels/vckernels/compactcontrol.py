@@ -27,6 +27,7 @@ from vckernels.buddy import (
     merge_and_insert,
 )
 from vckernels.causes import Cause
+from vckernels.freeing import free_at_work
 from vckernels.jit import kernel, unsigned
 from vckernels.pages import ON_LRU, Pages, flags_of
 
@@ -267,17 +268,20 @@ def take_held(buddy: Buddy, compaction: Compaction, order: int) -> int:
 
 
 @kernel
-def release_held(buddy: Buddy, compaction: Compaction) -> int:
+def release_held(buddy: Buddy, pages: Pages, compaction: Compaction) -> int:
     """Give all held free blocks back; return the highest first frame among them, or -1.
 
-    Low orders first. The kernel's per-CPU lists are passed by. Rule: ``release_free_list``.
+    Low orders first, to the lists of the CPU at work where it keeps any. Rule: ``release_free_list``.
     """
     highest = -1
     for order in range(ORDERS):
         frame = take_held(buddy, compaction, order)
         while frame >= 0:
             highest = max(highest, frame)
-            if order <= PAGEBLOCK_ORDER:
+            if len(pages.per_cpu) > 0:
+                buddy.state[unsigned(frame)] = ALLOCATED + 16 * Migratetype.MOVABLE + order
+                free_at_work(buddy, pages, frame, order, False)
+            elif order <= PAGEBLOCK_ORDER:
                 merge_and_insert(buddy, frame, order)
             else:
                 for part in range(frame, frame + (1 << order), PAGEBLOCK_FRAMES):

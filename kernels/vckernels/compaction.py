@@ -5,8 +5,8 @@ pauses where its log of moves is full; who has emptied the log advances it again
 ``mm/compaction.c``: ``compact_zone``, ``__compact_finished``, ``compaction_suitable``, ``try_to_compact_pages``,
 ``kcompactd_do_work``.
 
-Per-CPU lists are passed by: what is freed merges at once, where the kernel drains those lists when the scanner leaves a
-range of the request's order. Nobody contends for locks.
+Where CPUs keep lists, what is freed lies on those of the CPU at work until the scanner leaves a range of the request's
+order, when they are drained; elsewhere it merges at once. Nobody contends for locks.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ from vckernels.compactcontrol import (
     reset_positions,
     scanners_met,
 )
+from vckernels.freeing import drain_at_work, drain_everywhere
 from vckernels.jit import kernel, unsigned
 from vckernels.migratescan import isolate_migrate, put_sources_back
-from vckernels.migration import BATCH, NO_TARGET, migrate
+from vckernels.migration import BATCH, NO_TARGET, begin_capture, end_capture, migrate, note_capture
 from vckernels.movelog import Moves, has_room
 from vckernels.pages import Pages
 from vckernels.watermark import Limit, zone_watermark_ok
@@ -317,11 +318,12 @@ def begin_background(
 
 
 @kernel
-def end_background(compaction: Compaction, order: int, result: int) -> None:
-    """Draw the consequences of kcompactd's result for later runs."""
+def end_background(buddy: Buddy, pages: Pages, compaction: Compaction, order: int, result: int) -> None:
+    """Draw the consequences of kcompactd's result: after a failure all CPUs give back what they keep."""
     if result == CompactResult.SUCCESS:
         reset_deferral(compaction, order, False)
     elif result == CompactResult.COMPLETE or result == CompactResult.PARTIAL_SKIPPED:
+        drain_everywhere(buddy, pages)
         defer(compaction, order)
 
 
@@ -383,29 +385,17 @@ def check_finished(buddy: Buddy, compaction: Compaction) -> int:
 
 
 @kernel
-def _end(buddy: Buddy, compaction: Compaction) -> None:
+def _end(buddy: Buddy, pages: Pages, compaction: Compaction) -> None:
     """Give held blocks back and let the free scanner restart no lower than the highest of them."""
-    highest = release_held(buddy, compaction)
+    highest = release_held(buddy, pages, compaction)
     if highest >= 0:
         zone = compaction.zone
         zone[ZoneField.CACHED_FREE] = max(zone[ZoneField.CACHED_FREE], pageblock_start(highest))
 
 
 @kernel
-def advance(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], compaction: Compaction, moves: Moves) -> int:
-    """Go on with a run until it is finished or the log is full; return a :class:`CompactResult`.
-
-    Rule: second half of ``compact_zone``. Nothing is held once it is finished; free blocks may be while it pauses.
-
-    Parameters
-    ----------
-    buddy, pages, compaction : Buddy, Pages, Compaction
-        Mutated.
-    limits : int64[LIMITS]
-        Read.
-    moves : Moves
-        Written.
-    """
+def _go_on(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], compaction: Compaction, moves: Moves) -> int:
+    """Go on with a run (:func:`advance`). Rule: second half of ``compact_zone``."""
     run = compaction.run
     zone = compaction.zone
     while True:
@@ -426,7 +416,7 @@ def advance(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], compactio
                 break
             buddy.counters[Cause.MIGRATION_FAILURE] += put_sources_back(buddy, pages, compaction)
             if left == NO_TARGET and not scanners_met(compaction):
-                _end(buddy, compaction)
+                _end(buddy, pages, compaction)
                 return np.int64(CompactResult.CONTENDED)
             # The rest of a pageblock in which something failed is taken at once, so that it gets a hint.
             inside = run[RunField.MIGRATE_AT] & (PAGEBLOCK_FRAMES - 1) != 0
@@ -446,6 +436,29 @@ def advance(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], compactio
         order = run[RunField.ORDER]
         if order > 0 and run[RunField.LAST_MIGRATED] >= 0:
             if run[RunField.LAST_MIGRATED] < run[RunField.MIGRATE_AT] & ~((1 << order) - 1):
+                drain_at_work(buddy, pages)
+                note_capture(pages, compaction)
                 run[RunField.LAST_MIGRATED] = -1
-    _end(buddy, compaction)
+    _end(buddy, pages, compaction)
+    return result
+
+
+@kernel
+def advance(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], compaction: Compaction, moves: Moves) -> int:
+    """Go on with a run until it is finished or the log is full; return a :class:`CompactResult`.
+
+    Nothing is held once it is finished; free blocks may be while it pauses.
+
+    Parameters
+    ----------
+    buddy, pages, compaction : Buddy, Pages, Compaction
+        Mutated.
+    limits : int64[LIMITS]
+        Read.
+    moves : Moves
+        Written.
+    """
+    begin_capture(pages, compaction)
+    result = _go_on(buddy, pages, limits, compaction, moves)
+    end_capture(pages, compaction)
     return result

@@ -6,6 +6,9 @@ it had to write. Rules: ``mm/vmscan.c`` of 2.6.24: ``isolate_lru_pages``, ``shri
 ``shrink_inactive_list``, ``shrink_active_list``, ``shrink_zone``, ``try_to_free_pages``, ``balance_pgdat``; 2.6.23 has
 the same.
 
+Freed pages go to the cold list of the CPU that reclaims, where there is one, one by one; the kernel frees fourteen at a
+time from the last to the first (``__pagevec_release_nonlru``).
+
 Anonymous pages are mapped, those of files are not (they are read and written by system calls). Pages have one frame, as
 all on the lists had then. Caches of kernel objects are none of it. Waiting for devices is counted and takes no time.
 """
@@ -145,7 +148,7 @@ def _free_held(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves, count
             pages.flags[unsigned(page)] = flags | ACTIVE
             buddy.counters[Cause.PAGE_ACTIVATION] += 1
         elif flags & DIRTY == 0:
-            evict(buddy, pages, reclaim, moves, page)
+            evict(buddy, pages, reclaim, moves, page, True)
             freed += 1
             continue
         elif not (spares and used) and fields[ReclaimField.MAY_WRITE]:
@@ -184,6 +187,7 @@ def shrink_inactive_2_6_24(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: 
     """
     fields = reclaim.fields
     costly = fields[ReclaimField.ORDER] > COSTLY_ORDER
+    frees = buddy.counters[Cause.FREE]
     count, _ = hold_lumps(buddy, pages, reclaim, INACTIVE, SWAP_CLUSTER, costly)
     _deactivate_held(buddy, pages, reclaim, count)
     left, freed = _free_held(buddy, pages, reclaim, moves, count)
@@ -196,7 +200,8 @@ def shrink_inactive_2_6_24(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: 
         page = reclaim.held[unsigned(i)]
         written = page < 0
         put_page(buddy, pages, ~page if written else page, written)
-    if freed > 0:
+    if buddy.counters[Cause.FREE] != frees:
+        # Only what comes to the free lists counts, not what a CPU keeps (free_pages_bulk, free_one_page).
         fields[ReclaimField.SCANNED_IN_VAIN] = 0
         fields[ReclaimField.UNRECLAIMABLE] = 0
     return freed

@@ -2,8 +2,8 @@
 
 All targets of a batch are found first; then all pages are unmapped, other CPUs flush once, and the pages are copied
 one after another. A page of several frames for which there is no block is split and its frames move each on its
-own. A direct request may capture a block at the moment when it becomes free as a whole. Rules: Linux 6.18,
-``mm/migrate.c``: ``migrate_pages``, ``migrate_pages_batch``; ``mm/page_alloc.c``: ``compaction_capture``.
+own. A direct request may capture a block at the moment when it becomes free as a whole (:mod:`vckernels.capture`).
+Rules: Linux 6.18, ``mm/migrate.c``: ``migrate_pages``, ``migrate_pages_batch``, ``migrate_folio_done``.
 
 Who is mapped where is not known here: what moved is written to a log, by which the owners' mappings follow.
 """
@@ -13,23 +13,16 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from vckernels.buddy import (
-    ALLOCATED,
-    INSIDE,
-    MAX_ORDER,
-    PAGEBLOCK_ORDER,
-    Buddy,
-    Migratetype,
-    give_back,
-    is_free,
-    remove,
-)
+from vckernels.buddy import Buddy, give_back
+from vckernels.capture import completes, take_over
 from vckernels.causes import Cause
 from vckernels.compactcontrol import CAPTURE_NONE, Compaction, RunField
+from vckernels.freeing import free_at_work
 from vckernels.freescan import take_target
 from vckernels.jit import kernel, unsigned
 from vckernels.movelog import Moves, log_move
 from vckernels.pages import Pages, put_page, split_held_page
+from vckernels.zone import PerCpu
 
 NO_TARGET = -1
 """Answer of :func:`migrate`: the search for targets found none; pages were left where they were."""
@@ -38,46 +31,53 @@ BATCH = 512
 
 
 @kernel
-def _captures(buddy: Buddy, compaction: Compaction, frame: int, order: int) -> bool:
-    """Return whether freeing a block makes a block that the request may take over at once.
+def begin_capture(pages: Pages, compaction: Compaction) -> None:
+    """Let what the CPU at work gives back from its lists be captured too, if the run's request may capture.
 
-    Rule: ``compaction_capture``: it is asked at each union of buddies, below the largest order.
+    Mutates the CPU's row. Rule: ``compact_zone_order``.
     """
     run = compaction.run
-    wanted = run[RunField.ORDER]
-    if run[RunField.CAPTURED] != CAPTURE_NONE or order > wanted or wanted >= MAX_ORDER:
-        return False
-    block_type = np.int64(buddy.pageblock[unsigned(frame >> PAGEBLOCK_ORDER)])
-    if block_type == Migratetype.ISOLATE:
-        return False
-    movable = block_type == Migratetype.MOVABLE
-    if wanted < PAGEBLOCK_ORDER and movable and run[RunField.MIGRATETYPE] != Migratetype.MOVABLE:
-        return False
-    for low in range(order, wanted):
-        if not is_free(buddy, (frame & ~((1 << low) - 1)) ^ (1 << low), low):
-            return False
-    return True
+    if len(pages.per_cpu) > 0 and run[RunField.CAPTURED] == CAPTURE_NONE:
+        own = pages.per_cpu[pages.cpu[0]]
+        own[PerCpu.CAPTURE_ORDER] = run[RunField.ORDER]
+        own[PerCpu.CAPTURE_TYPE] = run[RunField.MIGRATETYPE]
+        own[PerCpu.CAPTURED] = 0
 
 
 @kernel
-def free_or_capture(buddy: Buddy, compaction: Compaction, frame: int, order: int) -> None:
-    """Free an allocated block, or let the run's request have the block that it completes. Mutates ``CAPTURED``."""
-    if not _captures(buddy, compaction, frame, order):
-        give_back(buddy, frame, order)
+def note_capture(pages: Pages, compaction: Compaction) -> None:
+    """Note what the CPU at work has captured. Mutates ``CAPTURED`` of the run."""
+    if len(pages.per_cpu) > 0:
+        own = pages.per_cpu[pages.cpu[0]]
+        if own[PerCpu.CAPTURE_ORDER] > 0 and own[PerCpu.CAPTURED] > 0:
+            compaction.run[RunField.CAPTURED] = own[PerCpu.CAPTURED] - 1
+
+
+@kernel
+def end_capture(pages: Pages, compaction: Compaction) -> None:
+    """Let nothing be captured any more. Mutates the CPU's row, and ``CAPTURED`` of the run."""
+    note_capture(pages, compaction)
+    if len(pages.per_cpu) > 0:
+        pages.per_cpu[pages.cpu[0], PerCpu.CAPTURE_ORDER] = 0
+
+
+@kernel
+def free_or_capture(buddy: Buddy, pages: Pages, compaction: Compaction, frame: int, order: int) -> None:
+    """Free an allocated block, or let the run's request have the block that it completes. Mutates ``CAPTURED``.
+
+    Where CPUs keep lists, it goes to those of the CPU at work, and is part of a whole once they are drained.
+    """
+    if len(pages.per_cpu) > 0:
+        free_at_work(buddy, pages, frame, order, False)
+        note_capture(pages, compaction)
         return
     run = compaction.run
-    wanted = run[RunField.ORDER]
-    buddy.state[unsigned(frame)] = INSIDE
-    for low in range(order, wanted):
-        other = (frame & ~((1 << low) - 1)) ^ (1 << low)
-        remove(buddy, other, low)
-    first = frame & ~((1 << wanted) - 1)
-    buddy.state[unsigned(first)] = ALLOCATED + 16 * run[RunField.MIGRATETYPE] + wanted
-    run[RunField.CAPTURED] = first
-    buddy.counters[Cause.FREE] += 1
-    buddy.counters[Cause.MERGE] += wanted - order
-    buddy.counters[Cause.ALLOCATION] += 1
-    buddy.counters[Cause.CAPTURE] += 1
+    wanted, migratetype = run[RunField.ORDER], run[RunField.MIGRATETYPE]
+    if run[RunField.CAPTURED] == CAPTURE_NONE and completes(buddy, frame, order, wanted, migratetype):
+        run[RunField.CAPTURED] = take_over(buddy, frame, order, wanted, migratetype)
+        buddy.counters[Cause.FREE] += 1
+    else:
+        give_back(buddy, frame, order)
 
 
 @kernel
@@ -92,7 +92,7 @@ def _move(buddy: Buddy, pages: Pages, compaction: Compaction, moves: Moves, old:
     pages.owner[unsigned(new)] = pages.owner[unsigned(old)]
     put_page(buddy, pages, new, False)
     buddy.counters[Cause.PAGE_MIGRATED] += 1 << order
-    free_or_capture(buddy, compaction, old, order)
+    free_or_capture(buddy, pages, compaction, old, order)
 
 
 @kernel

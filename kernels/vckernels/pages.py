@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vckernels.buddy import LISTS, Buddy, allocated_order, give_back
+from vckernels.buddy import LISTS, Buddy, allocated_order
 from vckernels.causes import Cause, Status
 from vckernels.framelist import push_head, push_tail, unlink
 from vckernels.jit import kernel, unsigned
@@ -56,7 +56,7 @@ ANONYMOUS_FRAMES = LRU_LISTS
 
 
 class Pages(NamedTuple):
-    """The pages of one zone: 5 bytes a frame.
+    """The pages of one zone, 5 bytes a frame, and who frees them.
 
     Attributes
     ----------
@@ -69,12 +69,22 @@ class Pages(NamedTuple):
     options : int64[1]
         ``[0]``: 1 if anonymous, file and unevictable pages have lists of their own (Linux since 2.6.28); with 0 all
         are on the two lists of file pages.
+    limits : int64[LIMITS]
+        Those of the zone, or none where no CPU keeps lists.
+    per_cpu : int64[cpus, n]
+        What CPUs keep of the zone (:attr:`vckernels.zone.Zone.per_cpu`), through which pages are freed; without CPUs
+        they go to the free lists at once.
+    cpu : int64[1]
+        The CPU at work.
     """
 
     flags: npt.NDArray[np.uint8]
     owner: npt.NDArray[np.int32]
     lengths: npt.NDArray[np.int64]
     options: npt.NDArray[np.int64]
+    limits: npt.NDArray[np.int64]
+    per_cpu: npt.NDArray[np.int64]
+    cpu: npt.NDArray[np.int64]
 
 
 def new_pages(frames: int, split_lists: bool = True) -> Pages:
@@ -92,6 +102,9 @@ def new_pages(frames: int, split_lists: bool = True) -> Pages:
         owner=np.zeros(frames, np.int32),
         lengths=np.zeros(LRU_LISTS + 1, np.int64),
         options=np.array([split_lists], np.int64),
+        limits=np.zeros(0, np.int64),
+        per_cpu=np.zeros((0, 0), np.int64),
+        cpu=np.zeros(1, np.int64),
     )
 
 
@@ -197,27 +210,6 @@ def add_pages(
     """Make allocated blocks pages one after another (:func:`add_page`); return how many were before one refused."""
     for i in range(len(frames)):
         if add_page(buddy, pages, frames[i], owners[i], np.int64(flags[i])) != Status.OK:
-            return i
-    return len(frames)
-
-
-@kernel
-def release_page(buddy: Buddy, pages: Pages, frame: int) -> int:
-    """Free a page, on a list or held, whatever its order; return a status. Rule: ``__page_cache_release``."""
-    order = allocated_order(buddy, frame)
-    if order < 0:
-        return Status.NOT_ALLOCATED
-    if flags_of(pages, frame) & ON_LRU:
-        hold_page(buddy, pages, frame)
-    pages.flags[unsigned(frame)] = 0
-    return give_back(buddy, frame, order)
-
-
-@kernel
-def release_pages(buddy: Buddy, pages: Pages, frames: npt.NDArray[np.int64]) -> int:
-    """Free pages one after another (:func:`release_page`); return how many were before one was refused."""
-    for i in range(len(frames)):
-        if release_page(buddy, pages, frames[i]) != Status.OK:
             return i
     return len(frames)
 

@@ -18,9 +18,11 @@ from vckernels.buddy import (
     PAGEBLOCK_ORDER,
     PER_CPU,
     Migratetype,
+    allocated_order,
     give_back,
     merge_and_insert,
 )
+from vckernels.capture import completes, take_over
 from vckernels.causes import Cause, Status
 from vckernels.claim import MODE_NORMAL, allocate
 from vckernels.framelist import push_head, push_tail, unlink
@@ -146,6 +148,20 @@ def pop(zone: Zone, cpu: int, order: int, migratetype: int, flags: int) -> int:
     return frame
 
 
+@kernel(inline=True)
+def _captures(zone: Zone, cpu: int, frame: int, order: int) -> bool:
+    """Let whoever compacts on the CPU take over the block that a block, about to be freed, completes; or do nothing."""
+    own = zone.per_cpu[unsigned(cpu)]
+    wanted = own[PerCpu.CAPTURE_ORDER]
+    if wanted == 0 or own[PerCpu.CAPTURED] > 0:
+        return False
+    if not completes(zone.buddy, frame, order, wanted, own[PerCpu.CAPTURE_TYPE]):
+        return False
+    own[PerCpu.CAPTURED] = 1 + take_over(zone.buddy, frame, order, wanted, own[PerCpu.CAPTURE_TYPE])
+    zone.limits[Limit.FREE] -= 1 << wanted
+    return True
+
+
 @kernel
 def drain(zone: Zone, cpu: int, frames: int, number: int) -> int:
     """Give frames of a CPU's lists back, beginning with list ``number``; return how many it were.
@@ -164,7 +180,8 @@ def drain(zone: Zone, cpu: int, frames: int, number: int) -> int:
         while left > given and frame != sentinel:
             unlink(buddy.next, buddy.prev, frame)
             buddy.state[unsigned(frame)] = INSIDE
-            merge_and_insert(buddy, frame, order)
+            if not _captures(zone, cpu, frame, order):
+                merge_and_insert(buddy, frame, order)
             given += 1 << order
             blocks += 1
             frame = np.int64(buddy.prev[unsigned(sentinel)])
@@ -325,15 +342,19 @@ def free_block(zone: Zone, cpu: int, frame: int, order: int) -> int:
     state = np.int64(buddy.state[unsigned(frame)])
     migratetype = np.int64(buddy.pageblock[unsigned(frame >> PAGEBLOCK_ORDER)])
     if not has_lists(order) or state < ALLOCATED or state & 15 != order or migratetype == Migratetype.ISOLATE:
-        return free_past_lists(zone, frame, order)
+        return free_past_lists(zone, cpu, frame, order)
     push(zone, cpu, frame, order, Migratetype.MOVABLE if migratetype == Migratetype.HIGHATOMIC else migratetype)
     return Status.OK
 
 
 @kernel
-def free_past_lists(zone: Zone, frame: int, order: int) -> int:
+def free_past_lists(zone: Zone, cpu: int, frame: int, order: int) -> int:
     """Free a block straight to the zone's free lists; return a status."""
-    status = give_back(zone.buddy, frame, order)
+    if len(zone.per_cpu) > 0 and allocated_order(zone.buddy, frame) == order and _captures(zone, cpu, frame, order):
+        zone.buddy.counters[Cause.FREE] += 1
+        zone.limits[Limit.FREE] += 1 << order
+        return np.int64(Status.OK)
+    status = np.int64(give_back(zone.buddy, frame, order))
     if status == Status.OK:
         zone.limits[Limit.FREE] += 1 << order
     return status

@@ -171,7 +171,7 @@ def free_single(zone: Zone, cpu: int, frame: int, order: int, cold: bool) -> int
     if frame < 0 or frame >= len(buddy.state):
         return Status.OUT_OF_RANGE
     if order != 0 or not is_allocated_single(buddy, frame):
-        return free_past_lists(zone, frame, order)
+        return free_past_lists(zone, cpu, frame, order)
     number = COLD if cold else HOT
     put_on_single(zone, cpu, number, frame)
     column = unsigned(_count_column(number))

@@ -105,11 +105,12 @@ def begin_reclaim(buddy: Buddy, reclaim: Reclaim, order: int, highest_zone: int)
 def begin_kswapd(buddy: Buddy, limits: npt.NDArray[np.int64], reclaim: Reclaim, order: int, highest_zone: int) -> None:
     """Begin a run of kswapd for the highest order that somebody wanted (``balance_pgdat``).
 
-    Mutates ``fields``, counters.
+    Mutates ``fields``, counters, and ``RECLAIM_ACTIVE``, while which CPUs keep little for themselves.
     """
     _begin(reclaim, order, highest_zone, True)
     reclaim.fields[ReclaimField.BOOST] = limits[Limit.BOOST]
     reclaim.fields[ReclaimField.BOOST_LEFT] = limits[Limit.BOOST]
+    limits[Limit.RECLAIM_ACTIVE] = 1
     buddy.counters[Cause.KSWAPD_RUN] += 1
 
 
@@ -206,6 +207,7 @@ def _end(limits: npt.NDArray[np.int64], reclaim: Reclaim) -> None:
     fields[ReclaimField.SEEN_FILE] = fields[ReclaimField.ACTIVATED_FILE]
     if fields[ReclaimField.KSWAPD]:
         limits[Limit.BOOST] -= min(limits[Limit.BOOST], fields[ReclaimField.BOOST])
+        limits[Limit.RECLAIM_ACTIVE] = 0
 
 
 @kernel
@@ -220,7 +222,7 @@ def advance_reclaim(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], r
     buddy, pages, reclaim : Buddy, Pages, Reclaim
         Mutated.
     limits : int64[LIMITS]
-        ``BOOST`` is mutated where kswapd ends.
+        ``BOOST`` and ``RECLAIM_ACTIVE`` are mutated where kswapd ends.
     moves : Moves
         Written.
     """

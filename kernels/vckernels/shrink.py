@@ -2,8 +2,8 @@
 
 A page is spared once if it was used since it was looked at last, and active if that is so twice. Dirty pages are
 written back; the write is taken to be done before their list is scanned again, when they lie at its end, clean. So
-nothing waits for a device here; what is written and read again is counted. No page is executable. Freed frames go to
-the free lists at once, passing by per-CPU lists. Rules: Linux 6.18, ``mm/vmscan.c``: ``shrink_inactive_list``,
+nothing waits for a device here; what is written and read again is counted. No page is executable. Freed pages go to the
+lists of the CPU that reclaims (:mod:`vckernels.freeing`). Rules: Linux 6.18, ``mm/vmscan.c``: ``shrink_inactive_list``,
 ``shrink_active_list``, ``shrink_folio_list``, ``folio_check_references``, ``isolate_lru_folios``.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from vckernels.buddy import Buddy
 from vckernels.causes import Cause
+from vckernels.freeing import release_page
 from vckernels.jit import kernel, unsigned
 from vckernels.movelog import EVICTED, Moves, log_move
 from vckernels.pages import (
@@ -30,7 +31,6 @@ from vckernels.pages import (
     oldest_page,
     page_frames,
     put_page,
-    release_page,
 )
 from vckernels.workingset import Reclaim, ReclaimField, leave_shadow, note_cost
 
@@ -77,8 +77,11 @@ def shrink_active(buddy: Buddy, pages: Pages, reclaim: Reclaim, chosen: int, fra
 
 
 @kernel
-def evict(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves, page: int) -> None:
-    """Free a page that is on no list; its owner's mapping goes by the log. Rule: ``__remove_mapping``."""
+def evict(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves, page: int, cold: bool) -> None:
+    """Free a page that is on no list; its owner's mapping goes by the log. Rule: ``__remove_mapping``.
+
+    Freed pages are gathered in the kernel and freed together, in the same order, which comes to the same.
+    """
     flags = flags_of(pages, page)
     size = page_frames(buddy, page)
     owner = np.int64(pages.owner[unsigned(page)])
@@ -86,7 +89,7 @@ def evict(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves, page: int)
     if flags & ANONYMOUS:
         reclaim.fields[ReclaimField.SWAP_FREE] -= size
     log_move(buddy, pages, moves, page, np.int64(EVICTED))
-    release_page(buddy, pages, page)
+    release_page(buddy, pages, page, cold)
     buddy.counters[Cause.PAGE_RECLAIMED] += size
 
 
@@ -142,7 +145,7 @@ def shrink_inactive(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves, 
             spared |= ACTIVE
         elif flags & DIRTY == 0:
             pages.flags[unsigned(page)] = spared
-            evict(buddy, pages, reclaim, moves, page)
+            evict(buddy, pages, reclaim, moves, page, False)
             reclaimed += size
             continue
         elif fields[ReclaimField.MAY_WRITE] or flags & ANONYMOUS == 0:

@@ -268,3 +268,10 @@ def forget(reclaim: Reclaim, owner: int) -> None:
     if reclaim.shadows[owner] != 0 and (reclaim.shadows[owner] - 1) & 2:
         reclaim.fields[ReclaimField.SWAP_FREE] += 1
     reclaim.shadows[owner] = 0
+
+
+@kernel
+def forget_all(reclaim: Reclaim, owners: npt.NDArray[np.int64]) -> None:
+    """Drop what is remembered of owners, int64[n], that are no more (:func:`forget`)."""
+    for i in range(len(owners)):
+        forget(reclaim, owners[i])

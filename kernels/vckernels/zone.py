@@ -35,6 +35,12 @@ class PerCpu(IntEnum):
     """1 if the last block freed was of order 1 to 3."""
     COLD_COUNT = 5
     """Frames on the cold list, in releases that have one."""
+    CAPTURE_ORDER = 6
+    """Order of the block that whoever compacts on the CPU takes over once a free makes it whole, 0 if nobody does."""
+    CAPTURE_TYPE = 7
+    """Migratetype of that request."""
+    CAPTURED = 8
+    """1 + the first frame of the block taken over, 0 if there is none yet."""
 
 
 class Zone(NamedTuple):

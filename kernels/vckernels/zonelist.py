@@ -16,14 +16,13 @@ from vckernels.allocflags import WMARK_MASK, AllocFlag
 from vckernels.buddy import ALLOCATED, Migratetype, allocated_order, take_smallest
 from vckernels.causes import Cause, Status
 from vckernels.claim import MODE_NORMAL, allocate
+from vckernels.freeing import free_through_lists
 from vckernels.highatomic import reserve_pageblock
 from vckernels.jit import kernel, unsigned
 from vckernels.pcplist import (
     COSTLY_ORDER,
     claims_tried,
     drain_all,
-    free_block,
-    free_past_lists,
     has_lists,
     pop,
     pop_listed,
@@ -32,7 +31,6 @@ from vckernels.pcplist import (
 from vckernels.pcplist_2_6_24 import (
     HOT,
     drain_all_single,
-    free_single,
     pop_listed_single,
     pop_single,
     put_single_at_once,
@@ -211,13 +209,7 @@ def _put_at_once(zone: Zone, cpu: int, frame: int) -> bool:
 @kernel
 def put_in_zone(zone: Zone, cpu: int, frame: int, order: int, cold: bool) -> int:
     """Free a block of a zone, by the machine's frame, through what stands before its free lists; return a status."""
-    frame -= zone.limits[Limit.FIRST_FRAME]
-    per_cpu = zone.buddy.options[Option.PER_CPU]
-    if per_cpu == PerCpuRule.MANY_ORDERS:
-        return free_block(zone, cpu, frame, order)
-    if per_cpu == PerCpuRule.HOT_AND_COLD:
-        return free_single(zone, cpu, frame, order, cold)
-    return free_past_lists(zone, frame, order)
+    return free_through_lists(zone, cpu, frame - zone.limits[Limit.FIRST_FRAME], order, cold)
 
 
 @kernel(inline=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -10,13 +11,18 @@ from tests.kernels.pagedzones import PagedPair
 from tests.oracles.compaction import PlainLimits
 from tests.oracles.compactrun import PlainRun
 from tests.oracles.pages import PlainPage
+from tests.oracles.zone import PlainZone
 from vckernels import compactcontrol, freescan, migratescan, movelog
 from vckernels import compaction as kernels
+from vckernels import zone as zones
 from vckernels.allocflags import AllocFlag
-from vckernels.buddy import ISOLATED, ORDERS, Migratetype
+from vckernels.buddy import ISOLATED, ORDERS, PER_CPU, Buddy, Migratetype
+from vckernels.causes import Cause
 from vckernels.compactcontrol import RunField, ZoneField
 from vckernels.compaction import CompactResult
-from vckernels.watermark import ZoneIndex, new_limits
+from vckernels.rules import Option, PerCpuRule
+from vckernels.watermark import Limit, ZoneIndex, new_limits
+from vckernels.zone import LISTS_PER_CPU, PerCpu
 
 
 class CompactedPair(PagedPair):
@@ -28,8 +34,9 @@ class CompactedPair(PagedPair):
         types: dict[int, int] | None = None,
         limits: PlainLimits | None = None,
         split_lists: bool = True,
+        cpus: int = 0,
     ) -> None:
-        super().__init__(frames, types, split_lists)
+        super().__init__(frames, types, split_lists, extra_lists=cpus * LISTS_PER_CPU)
         marks = limits or PlainLimits()
         self.compaction = compactcontrol.new_compaction(frames)
         self.moves = movelog.new_moves()
@@ -43,6 +50,25 @@ class CompactedPair(PagedPair):
             highatomic_reserved=marks.reserved,
             managed=frames,
         )
+        self.cpus: PlainZone | None = None
+        if cpus:
+            self._keep_lists(cpus, "many" if split_lists else "two")
+
+    def _keep_lists(self, cpus: int, rule: str) -> None:
+        """Let CPUs keep lists of what is freed, few enough frames for batches to go back now and then."""
+        given = {"batch": 15, "high_min": 30, "high_max": 90}
+        for name, value in given.items():
+            self.limits[Limit[name.upper()]] = value
+        self.cpus = PlainZone(self.plain, given, cpus, rule)
+        self.plain_compaction.keep_lists(self.cpus)
+        self.buddy.options[Option.PER_CPU] = PerCpuRule.MANY_ORDERS if rule == "many" else PerCpuRule.HOT_AND_COLD
+        fresh = zones.new_zone(0, self.limits, cpus)
+        self.pages = self.pages._replace(limits=self.limits, per_cpu=fresh.per_cpu)
+
+    def work_on(self, cpu: int) -> None:
+        """Let another CPU be at work, where CPUs matter."""
+        if self.cpus is not None:
+            self.pages.cpu[0] = self.plain_compaction.cpu = cpu % len(self.cpus.cpus)
 
     def set_run(self, **values: int) -> None:
         """Set fields of the run in both, by lower-case name."""
@@ -117,7 +143,7 @@ class CompactedPair(PagedPair):
 
     def release_held(self) -> int:
         """Give held blocks back."""
-        highest = compactcontrol.release_held(self.buddy, self.compaction)
+        highest = compactcontrol.release_held(self.buddy, self.pages, self.compaction)
         assert highest == self.plain_compaction.release()
         return int(highest)
 
@@ -193,7 +219,7 @@ class CompactedPair(PagedPair):
         name = CompactResult(result).name
         if result == CompactResult.CONTINUE:
             name = self.finish()
-            kernels.end_background(self.compaction, order, CompactResult[name])
+            kernels.end_background(self.buddy, self.pages, self.compaction, order, CompactResult[name])
         assert name == self.plain_compaction.background(order)
         return name
 
@@ -205,6 +231,26 @@ class CompactedPair(PagedPair):
         return name
 
     # Comparing
+
+    def check(self, isolated: Iterable[int] = ()) -> None:
+        """Compare the zone and what CPUs keep of it."""
+        super().check(isolated)
+        if self.cpus is None:
+            return
+        state = self.buddy.state
+        for number, cpu in enumerate(self.cpus.cpus):
+            for which, blocks in enumerate(cpu.lists):
+                assert read_extra_list(self.buddy, zones.per_cpu_sentinel(self.buddy, number, which)) == list(blocks)
+            own = self.pages.per_cpu[number]
+            assert own[PerCpu.COUNT] == cpu.count
+            assert own[PerCpu.COLD_COUNT] == cpu.cold_count
+            assert own[PerCpu.CAPTURE_ORDER] == 0
+            if self.cpus.rule == "many":
+                assert (own[PerCpu.HIGH], own[PerCpu.FREE_COUNT]) == (cpu.high, cpu.free_count)
+        held = {frame: PER_CPU - 4 * order - min(kind, 3) for frame, (order, kind) in self.cpus.held.items()}
+        assert {int(frame): int(state[frame]) for frame in np.flatnonzero(state <= PER_CPU)} == held
+        for cause in (Cause.PER_CPU_FREE, Cause.PER_CPU_DRAIN):
+            assert self.buddy.counters[cause] == self.plain.events[cause.name], cause.name
 
     def check_run(self) -> None:
         """Compare what runs leave behind, and the zone: nothing is held."""
@@ -229,6 +275,16 @@ class CompactedPair(PagedPair):
             self.zone(field.name.lower())
         assert set(np.flatnonzero(self.compaction.skip).tolist()) == self.plain_compaction.skip
         self.check(held)
+
+
+def read_extra_list(buddy: Buddy, sentinel: int) -> list[int]:
+    """Return the first frames of the blocks on a list beside the free ones, head first."""
+    found = []
+    node = int(buddy.next[sentinel])
+    while node != sentinel:
+        found.append(node)
+        node = int(buddy.next[node])
+    return found
 
 
 def full(frames: int, types: dict[int, int] | None = None, limits: PlainLimits | None = None) -> CompactedPair:

@@ -11,7 +11,7 @@ from tests.kernels.zones import whole_blocks
 from tests.oracles.buddy import PlainBuddy
 from tests.oracles.pages import LISTS, PlainPage, PlainPages
 from vckernels import buddy as kernels
-from vckernels import claim, pages
+from vckernels import claim, freeing, pages
 from vckernels.buddy import INSIDE, MAX_ORDER, ORDERS, TYPES
 from vckernels.causes import Cause, Status
 
@@ -76,7 +76,7 @@ class PagedPair:
 
     def release(self, frame: int) -> str:
         """Free a page or block in both."""
-        return self.same(pages.release_page(self.buddy, self.pages, frame), self.plain_pages.release(frame))
+        return self.same(freeing.release_page(self.buddy, self.pages, frame, False), self.plain_pages.release(frame))
 
     def activate(self, frame: int) -> str:
         """Activate a page in both."""

@@ -29,8 +29,9 @@ class ReclaimedPair(CompactedPair):
         swap: int = 0,
         swappiness: int = 60,
         split_lists: bool = True,
+        cpus: int = 0,
     ) -> None:
-        super().__init__(frames, types, limits, split_lists)
+        super().__init__(frames, types, limits, split_lists, cpus)
         self.reclaim = workingset.new_reclaim(OWNERS, swap, swappiness)
         self.plain_reclaim = PlainReclaim(self.plain_compaction, swap, swappiness)
         self.free_owners = set(range(OWNERS))

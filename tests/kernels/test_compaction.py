@@ -14,34 +14,39 @@ from tests.kernels.compactedzones import CompactedPair, full
 from tests.oracles.compaction import PlainLimits
 from tests.oracles.pages import PlainPage
 from vckernels import compaction as kernels
-from vckernels import movelog
+from vckernels import movelog, pcplist
 from vckernels.buddy import PAGEBLOCK_FRAMES, Migratetype
 from vckernels.causes import Cause
 from vckernels.compactcontrol import CAPTURE_OFF, ZoneField
 from vckernels.compaction import CompactPriority
+from vckernels.zone import Zone
 
 UNMOVABLE, MOVABLE, RECLAIMABLE, HIGHATOMIC, ISOLATE = Migratetype
 
 
-def fragmented(rng: random.Random, frames: int, limits: PlainLimits | None = None) -> CompactedPair:
+def fragmented(rng: random.Random, frames: int, limits: PlainLimits | None = None, cpus: int = 0) -> CompactedPair:
     """Return a zone in which pages and kernel blocks of all sizes lie scattered."""
     kinds = {block: rng.choice((0, 1, 1, 1, 1, 2, 3)) for block in range(-(-frames // PAGEBLOCK_FRAMES))}
-    pair = CompactedPair(frames, kinds, limits)
+    pair = CompactedPair(frames, kinds, limits, cpus=cpus)
     largest = rng.choice([0, 0, 4, 9])
     pair.populate(rng, rng.choice([0.7, 0.95, 1.0]), rng.choice([0.3, 0.6, 0.8]), largest, rng.choice([0.0, 0.02, 0.2]))
     return pair
 
 
 @settings(max_examples=40)
-@given(seed=st.integers(0, 1 << 32))
-def test_runs_of_all_kinds_are_the_same(seed: int) -> None:
-    """Direct at each priority, in background, proactive and on demand, with allocations and frees between."""
+@given(seed=st.integers(0, 1 << 32), cpus=st.sampled_from([0, 0, 2]))
+def test_runs_of_all_kinds_are_the_same(seed: int, cpus: int) -> None:
+    """Direct at each priority, in background, proactive and on demand, with allocations and frees between.
+
+    On CPUs that keep lists of what is freed too.
+    """
     rng = random.Random(seed)
     frames = rng.choice([1024, 2048, 2048 + 300, 4096])
     limits = PlainLimits(min=rng.choice([0, 20]), low=rng.choice([20, 60]), boost=rng.choice([0, 0, 30]))
-    pair = fragmented(rng, frames, limits)
+    pair = fragmented(rng, frames, limits, cpus)
     owners = sorted(page.owner for page in pair.plain_pages.pages.values())
     for _ in range(rng.choice([1, 3, 12])):
+        pair.work_on(rng.randrange(2))
         kind = rng.random()
         if kind < 0.7:
             order = rng.choice((1, 2, 3, 4, 5, 9, 9, 10))
@@ -124,6 +129,33 @@ def test_every_second_frame_free_becomes_a_huge_page(priority: int) -> None:
     assert 256 <= pair.buddy.counters[Cause.PAGE_MIGRATED] <= 512
     # 32 frames first; coming back to the same pageblock, the rest of it at once.
     assert pair.buddy.counters[Cause.MIGRATION_BATCH] == 2
+    pair.check_run()
+
+
+@pytest.mark.parametrize("cpu", [0, 1])
+def test_what_moved_lies_on_the_cpus_lists_until_the_scanner_has_left(cpu: int) -> None:
+    """Then they are drained, and the last frame of a pageblock to come back makes it the request's."""
+    pair = CompactedPair(4096, cpus=2)
+    for frame in range(4096):
+        pair.take_at(frame, 0, MOVABLE)
+        pair.add(frame, PlainPage(frame))
+    pair.work_on(1 - cpu)
+    for frame in range(0, 4096, 2):
+        pair.release(frame)
+    assert pair.cpus is not None
+    for one in pair.cpus.cpus:
+        pair.cpus.drain_all(one)
+    for number in range(2):
+        pcplist.drain_all(Zone(pair.buddy, pair.limits, pair.pages.per_cpu), number)
+    pair.check()
+    pair.work_on(cpu)
+    freed, drained = (int(pair.buddy.counters[cause]) for cause in (Cause.PER_CPU_FREE, Cause.PER_CPU_DRAIN))
+    assert pair.direct(9, MOVABLE, CompactPriority.SYNC_LIGHT) == "SUCCESS"
+    assert pair.buddy.counters[Cause.CAPTURE] == 1
+    moved = int(pair.buddy.counters[Cause.PAGE_MIGRATED])
+    assert pair.buddy.counters[Cause.PER_CPU_FREE] - freed >= moved >= 256
+    assert pair.buddy.counters[Cause.PER_CPU_DRAIN] > drained
+    assert [one.count > 0 for one in pair.cpus.cpus] == [number == cpu for number in range(2)]
     pair.check_run()
 
 

@@ -23,8 +23,10 @@ from vckernels.workingset import ReclaimField
 class LumpyPair(ReclaimedPair):
     """One zone of 2007, twice: pages of one frame on two lists."""
 
-    def __init__(self, frames: int, limits: PlainLimits | None = None, swap: int = 0, swappiness: int = 60) -> None:
-        super().__init__(frames, None, limits, swap, swappiness, split_lists=False)
+    def __init__(
+        self, frames: int, limits: PlainLimits | None = None, swap: int = 0, swappiness: int = 60, cpus: int = 0
+    ) -> None:
+        super().__init__(frames, None, limits, swap, swappiness, split_lists=False, cpus=cpus)
         self.plain_reclaim = self.plain_lumpy = PlainLumpy(self.plain_compaction, swap, swappiness, managed=frames)
 
     def run(self, order: int, kswapd: bool) -> int:
@@ -53,10 +55,10 @@ class LumpyPair(ReclaimedPair):
         self.check_reclaim()
 
 
-def filled(rng: random.Random, frames: int) -> LumpyPair:
+def filled(rng: random.Random, frames: int, cpus: int = 0) -> LumpyPair:
     """Return a zone nearly full of pages of both kinds, kernel blocks between them."""
     high = rng.choice([20, 100])
-    pair = LumpyPair(frames, PlainLimits(high=high), rng.choice([0, 30, 100_000]), rng.choice([0, 60, 100]))
+    pair = LumpyPair(frames, PlainLimits(high=high), rng.choice([0, 30, 100_000]), rng.choice([0, 60, 100]), cpus)
     owner = 0
     while owner < OWNERS:
         if rng.random() < 0.05:
@@ -72,12 +74,13 @@ def filled(rng: random.Random, frames: int) -> LumpyPair:
 
 
 @settings(max_examples=25)
-@given(seed=st.integers(0, 1 << 32))
-def test_runs_are_the_same(seed: int) -> None:
+@given(seed=st.integers(0, 1 << 32), cpus=st.sampled_from([0, 0, 2]))
+def test_runs_are_the_same(seed: int, cpus: int) -> None:
     rng = random.Random(seed)
-    pair = filled(rng, rng.choice([1024, 2048]))
+    pair = filled(rng, rng.choice([1024, 2048]), cpus)
     pair.check_lumpy()
     for _ in range(rng.choice([1, 3, 10])):
+        pair.work_on(rng.randrange(2))
         pair.run(rng.choice((0, 0, 1, 3, 4, 6, 10)), rng.random() < 0.3)
         pair.check_lumpy()
         for owner in [owner for owner in pair.plain_reclaim.shadows if rng.random() < 0.4][:300]:

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.kernels.pagedzones import PagedPair, random_page
 from tests.oracles.pages import PlainPage
 from vckernels import buddy as kernels
-from vckernels import pages
+from vckernels import freeing, pages
 from vckernels.causes import Cause, Status
 from vckernels.pages import Lru
 
@@ -147,7 +147,7 @@ def test_refusals_change_nothing() -> None:
         for what in (pages.activate_page, pages.deactivate_page, pages.mark_used):
             assert what(pair.buddy, pair.pages, at) == Status.NOT_ON_LIST
         assert pages.lock_page(pair.buddy, pair.pages, at, True) == Status.NOT_ON_LIST
-    assert pages.release_page(pair.buddy, pair.pages, 40) == Status.NOT_ALLOCATED
+    assert freeing.release_page(pair.buddy, pair.pages, 40, False) == Status.NOT_ALLOCATED
     for old, new in zip(before, (*pair.buddy, *pair.pages), strict=True):
         np.testing.assert_array_equal(old, new)
     assert pages.add_page(pair.buddy, pair.pages, kernel, (1 << 31) - 2, 0) == Status.OK

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
+from tests.kernels.compactedzones import read_extra_list
 from tests.kernels.zones import Pair
 from tests.oracles.zone import PlainZone, PlainZonelist, list_number
 from vckernels import audit, highatomic, pages, pcplist, pcplist_2_6_24, watermark, zonelist
@@ -100,13 +101,7 @@ class ZonePair:
     def read(self, cpu: int, number: int) -> list[int]:
         """Return a kernel list, head first."""
         buddy = self.kernel.buddy
-        sentinel = zones.per_cpu_sentinel(buddy, cpu, number)
-        found = []
-        node = int(buddy.next[sentinel])
-        while node != sentinel:
-            found.append(node)
-            node = int(buddy.next[node])
-        return found
+        return read_extra_list(buddy, zones.per_cpu_sentinel(buddy, cpu, number))
 
     def events(self, cause: Cause) -> int:
         """Return how often something happened since boot, the same in both."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tests.oracles.buddy import FALLBACKS, ISOLATE, LARGEST, MOVABLE
 from tests.oracles.compaction import BLOCK, PlainCompaction, Run
+from tests.oracles.zone import PlainZone
 
 ASYNC, SYNC_LIGHT, SYNC = range(3)
 SYNC_FULL_PRIORITY, SYNC_LIGHT_PRIORITY, ASYNC_PRIORITY = range(3)
@@ -21,11 +22,15 @@ class PlainRun(PlainCompaction):
         Old frame, new frame, owner and order of every page moved.
     captured : int or None
         What the last direct request captured.
+    cpus : PlainZone or None
+        What CPUs keep of the zone, where they keep anything; ``cpu`` is the one at work.
     """
 
     log: list[tuple[int, int, int, int]] = field(default_factory=list)
     captured: int | None = None
     capturing: bool = False
+    cpus: PlainZone | None = None
+    cpu: int = 0
 
     # Judging
 
@@ -63,26 +68,56 @@ class PlainRun(PlainCompaction):
 
     # Moving
 
-    def give_or_capture(self, frame: int) -> None:
-        """Free a block, or let the request have what it completes."""
-        order = self.zone.allocated[frame][0]
+    def keep_lists(self, cpus: PlainZone) -> None:
+        """Let what is freed go through the lists of the CPU at work."""
+        self.cpus = cpus
+        cpus.capture = self.capture
+        self.pages.free_block = lambda frame, order, cold: cpus.give_back(cpus.cpus[self.cpu], frame, order, cold)
+
+    def capture(self, frame: int, order: int) -> bool:
+        """Let the request have what a block, about to be free and nobody's, completes; return whether it has."""
         wanted = self.run.order
         kind = self.zone.type_of(frame)
         may = self.capturing and self.captured is None and order <= wanted < LARGEST and kind != ISOLATE
         if wanted < 9 and kind == MOVABLE and self.run.migratetype != MOVABLE:
             may = False
         buddies = [(frame >> low ^ 1) << low for low in range(order, wanted)]
-        if may and all(self.zone.free.get(buddy) == order + i for i, buddy in enumerate(buddies)):
-            for buddy in buddies:
-                self.zone.unlink(buddy)
-            del self.zone.allocated[frame]
-            self.captured = frame - frame % (1 << wanted)
-            self.zone.allocated[self.captured] = wanted, self.run.migratetype
-            for name, count in (("FREE", 1), ("MERGE", wanted - order), ("ALLOCATION", 1)):
-                self.zone.events[name] += count
-            self.events["CAPTURE"] += 1
+        if not may or any(self.zone.free.get(buddy) != order + i for i, buddy in enumerate(buddies)):
+            return False
+        for buddy in buddies:
+            self.zone.unlink(buddy)
+        self.captured = frame - frame % (1 << wanted)
+        self.zone.allocated[self.captured] = wanted, self.run.migratetype
+        for name, count in (("MERGE", wanted - order), ("ALLOCATION", 1)):
+            self.zone.events[name] += count
+        self.events["CAPTURE"] += 1
+        return True
+
+    def give_or_capture(self, frame: int) -> None:
+        """Free a block, or let the request have what it completes."""
+        order = self.zone.allocated[frame][0]
+        if self.cpus is not None:
+            assert self.pages.free_block(frame, order, False) == "OK"
             return
+        block = self.zone.allocated.pop(frame)
+        if self.capture(frame, order):
+            self.zone.events["FREE"] += 1
+            return
+        self.zone.allocated[frame] = block
         assert self.zone.give_back(frame, order) == "OK"
+
+    def release(self) -> int:
+        """Give held blocks back; return the highest."""
+        if self.cpus is None:
+            return super().release()
+        highest = max((frame for blocks in self.held.values() for frame in blocks), default=-1)
+        for order in sorted(self.held):
+            while self.held[order]:
+                frame = self.held[order].popleft()
+                self.zone.allocated[frame] = order, MOVABLE
+                assert self.pages.free_block(frame, order, False) == "OK"
+        self.run.free_held = 0
+        return highest
 
     def move(self, pairs: list[tuple[int, int]]) -> None:
         """Move pages from old to new frames."""
@@ -171,6 +206,7 @@ class PlainRun(PlainCompaction):
                 whole_zone=hard,
             )
             result = self.go_on()
+        self.capturing = False
         if self.captured is not None:
             result = "SUCCESS"
         if result == "SUCCESS":
@@ -192,6 +228,8 @@ class PlainRun(PlainCompaction):
         if result == "SUCCESS":
             self.reset_deferral(order, False)
         elif result in ("COMPLETE", "PARTIAL_SKIPPED"):
+            for cpu in [] if self.cpus is None else self.cpus.cpus:
+                self.cpus.drain_all(cpu)
             self.defer(order)
         return result
 
@@ -271,5 +309,7 @@ class PlainRun(PlainCompaction):
         if found and self.captured is not None and self.capturing:
             return "SUCCESS"
         if run.order > 0 and 0 <= self.last_migrated < run.migrate_at // (1 << run.order) * (1 << run.order):
+            if self.cpus is not None:
+                self.cpus.drain_all(self.cpus.cpus[self.cpu])
             self.last_migrated = -1
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tests.oracles.reclaim import PlainReclaim
 
@@ -19,6 +20,7 @@ class PlainLumpy(PlainReclaim):
     previous_priority: int = 12
     in_vain: int = 0
     unreclaimable: bool = False
+    frees_cold: ClassVar[bool] = True
 
     def anonymous_frames(self) -> int:
         """Return the anonymous pages on lists."""
@@ -95,6 +97,7 @@ class PlainLumpy(PlainReclaim):
         costly = self.order > 3
         self.written: set[int] = set()
         self.goal = 32
+        frees = self.pages.zone.events["FREE"]
         held = self.take_lumps(OLD, costly)
         count = len(held)
         self.make_inactive(held)
@@ -106,7 +109,7 @@ class PlainLumpy(PlainReclaim):
             left = self.free_some(left)
         for frame in left:
             self.pages.put(frame, tail=frame in self.written)
-        if len(left) < count:
+        if self.pages.zone.events["FREE"] > frees:
             self.in_vain, self.unreclaimable = 0, False
         self.reclaimed += count - len(left)
 

@@ -6,6 +6,7 @@ Rules: Linux 6.18, ``mm/swap.c``: ``folio_add_lru``, ``lru_activate``, ``lru_dea
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tests.oracles.buddy import PlainBuddy
@@ -35,6 +36,8 @@ class PlainPages:
     ----------
     pages : dict of int to PlainPage
         By first frame: those on lists, and those held.
+    free_block : callable
+        Frees a block of an order, cold or not.
     lists : dict of str to deque of int
         First frames, newest on the left.
     """
@@ -45,6 +48,7 @@ class PlainPages:
         self.pages: dict[int, PlainPage] = {}
         self.lists = {name: deque[int]() for name in LISTS}
         self.events: Counter[str] = Counter()
+        self.free_block: Callable[[int, int, bool], str] = lambda frame, order, cold: zone.give_back(frame, order)
 
     def size(self, frame: int) -> int:
         """Return a page's frames."""
@@ -89,14 +93,14 @@ class PlainPages:
         self.put(frame)
         return "OK"
 
-    def release(self, frame: int) -> str:
+    def release(self, frame: int, cold: bool = False) -> str:
         """Free a page."""
         if frame not in self.zone.allocated:
             return "NOT_ALLOCATED"
         if self.is_listed(frame):
             self.hold(frame)
         self.pages.pop(frame, None)
-        return self.zone.give_back(frame, self.zone.allocated[frame][0])
+        return self.free_block(frame, self.zone.allocated[frame][0], cold)
 
     def activate(self, frame: int) -> str:
         """Make a page active."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import isqrt
+from typing import ClassVar
 
 from tests.oracles.compactrun import PlainRun
 from tests.oracles.pages import PlainPage
@@ -36,6 +37,7 @@ class PlainReclaim:
     seen: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     kswapd_failures: int = 0
     shadows: dict[int, tuple[int, bool, bool]] = field(default_factory=dict)
+    frees_cold: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.pages = self.zone_run.pages
@@ -119,7 +121,7 @@ class PlainReclaim:
         if page.anonymous:
             self.swap_free -= size
         self.log.append((frame, -1, page.owner, size.bit_length() - 1))
-        assert self.pages.release(frame) == "OK"
+        assert self.pages.release(frame, self.frees_cold) == "OK"
         self.events["PAGE_RECLAIMED"] += size
 
     def shrink_inactive(self, kind: str, frames: int) -> None:
@@ -291,6 +293,8 @@ class PlainReclaim:
         """Run kswapd; return the order that it balanced for."""
         self.events["KSWAPD_RUN"] += 1
         self.begin(order, True)
+        if self.zone_run.cpus is not None:
+            self.zone_run.cpus.limits["reclaim_active"] = 1
         boost = boost_left = self.limits.boost
         while True:
             self.scanned, before = 0, self.reclaimed
@@ -322,4 +326,6 @@ class PlainReclaim:
             break
         self.seen = dict(self.activated)
         self.limits.boost -= min(self.limits.boost, boost)
+        if self.zone_run.cpus is not None:
+            self.zone_run.cpus.limits["reclaim_active"] = 0
         return self.order

@@ -7,7 +7,7 @@ beside it 2.6.23 and 2.6.24.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 
 from tests.oracles import watermark
@@ -59,6 +59,8 @@ class PlainZone:
     ----------
     held : dict of int to (int, int)
         Order and type of blocks on per-CPU lists.
+    capture : callable
+        Asked of every block about to be free, by first frame and order, whether somebody has taken it.
     """
 
     def __init__(self, buddy: PlainBuddy, limits: dict[str, int], cpus: int, rule: str) -> None:
@@ -67,6 +69,7 @@ class PlainZone:
         self.cpus = [Cpu(self.limits["high_min"]) for _ in range(cpus)]
         self.rule = rule
         self.held: dict[int, tuple[int, int]] = {}
+        self.capture: Callable[[int, int], bool] = lambda frame, order: False
 
     @property
     def events(self) -> Counter[str]:
@@ -162,7 +165,8 @@ class PlainZone:
     def return_block(self, frame: int) -> int:
         """Put a block of a per-CPU list on the free lists; return its frames."""
         order, _ = self.held.pop(frame)
-        self.buddy.merge(frame, order)
+        if not self.capture(frame, order):
+            self.buddy.merge(frame, order)
         self.events["FREE"] += 1
         return 1 << order
 
@@ -320,6 +324,12 @@ class PlainZone:
             del self.buddy.allocated[frame]
             self.push_two(cpu, frame, cold)
             return "OK"
+        if right:
+            block = self.buddy.allocated.pop(frame)
+            if self.capture(frame, order):
+                self.events["FREE"] += 1
+                return "OK"
+            self.buddy.allocated[frame] = block
         return self.buddy.give_back(frame, order)
 
     # Reserves

@@ -189,9 +189,15 @@ class EverythingAtOnce(RuleBasedStateMachine):
 
     @rule(count=st.sampled_from([1, 50]))
     def programs_end(self, count: int) -> None:
-        """Give programs' pages back."""
-        frames = self.movable.frames()
-        self.movable.release(frames[self.rng.sample(range(len(frames)), min(count, len(frames)))])
+        """Give programs' pages back, and what reclaim keeps of them."""
+        owners = self.rng.choices(range(self.movable.region.used), k=count)
+        local = self.movable.frames() - self.movable.zone.first_frame
+        there = int(np.isin(self.movable.pages.owner[local], owners).sum())
+        assert self.system.end_pages(owners) == there
+        assert self.system.end_pages(owners) == 0
+        use = self.system.use_pages(owners)
+        # Others hold part of a large page still.
+        assert use.refaults == use.unserved == 0
 
     @rule(count=st.sampled_from([1, 40]), order=st.sampled_from([0, 0, 3]), cpu=st.integers(0, CPUS - 1))
     def programs_grow(self, count: int, order: int, cpu: int) -> None:

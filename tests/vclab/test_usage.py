@@ -8,7 +8,9 @@ import pytest
 import vclab
 from tests.vclab.test_movable import MOVABLE, check, reached
 from vckernels.causes import Cause
-from vckernels.pages import ACTIVE, ANONYMOUS
+from vckernels.pages import ACCESSED, ACTIVE, ANONYMOUS, REFERENCED, Lru, read_lru
+from vckernels.watermark import ZoneIndex
+from vckernels.workingset import ReclaimField
 from vclab import ConfigurationError
 from vclab.gfp import GFP_KERNEL
 from vclab.movable import PageMix
@@ -97,3 +99,117 @@ def test_numbers_without_a_page_and_machines_without_pages() -> None:
             system.use_pages([wrong])
     with pytest.raises(ConfigurationError, match="populate"):
         vclab.System(memory="16MiB", levels=4).use_pages([0])
+
+
+def oldest(system: vclab.System, count: int) -> np.ndarray:
+    """Return the owners of the oldest inactive pages of files, oldest first."""
+    movable = system.movable
+    assert movable is not None
+    frames = np.empty(movable.zone.frames, np.int64)
+    listed = int(read_lru(movable.zone.buddy, Lru.INACTIVE_FILE, frames))
+    return movable.pages.owner[frames[:listed][::-1][:count]].astype(np.int64)
+
+
+def resident(system: vclab.System, owners: np.ndarray) -> np.ndarray:
+    """Return which owners' pages are in memory."""
+    movable = system.movable
+    assert movable is not None
+    return system.page_tables.translate([movable.region.address(int(owner)) for owner in owners]) >= 0
+
+
+def reach(system: vclab.System, owners: np.ndarray, write: bool = False) -> None:
+    """Let a program read or write a word of each page, through its CPU's MMU."""
+    movable = system.movable
+    assert movable is not None
+    bases = np.array([movable.region.address(int(owner)) for owner in owners], np.uint64)
+    system.access_at(bases, 4096, np.arange(len(owners)) * 4096, write)
+
+
+def cached() -> vclab.System:
+    """Return a machine full of clean, inactive pages of files."""
+    system = vclab.System(memory="64MiB", levels=4)
+    for _ in range(14_000):
+        system.memory.zone.allocate(0, 1)
+    system.populate(PageMix(anonymous=0.0, active=0.0, dirty=0.0))
+    return system
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_a_cpu_notes_in_an_entry_spares_its_page_once(copied: bool) -> None:
+    system = cached()
+    owners = oldest(system, 32)
+    reach(system, owners[::2])
+    system = system.copy() if copied else system
+    movable = system.movable
+    assert movable is not None
+    assert movable.reclaim(0, int(ZoneIndex.NORMAL)) >= 32
+    assert resident(system, owners).tolist() == [True, False] * 16
+    # Looked at once: what nobody has used since goes when its turn comes again, at the list's end.
+    local = movable.frames() - movable.zone.first_frame
+    rest = np.isin(movable.pages.owner[local], owners)
+    assert (movable.pages.flags[local[rest]] & (ACCESSED | REFERENCED) == REFERENCED).all()
+    movable.release(movable.frames()[~rest])
+    while movable.frames().size:
+        assert movable.reclaim(0, int(ZoneIndex.NORMAL)) > 0
+    assert not resident(system, owners).any()
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_what_a_cpu_has_written_is_written_back_before_it_goes(write: bool) -> None:
+    system = cached()
+    owners = oldest(system, 32)
+    movable = system.movable
+    assert movable is not None
+    frames = movable.frames()
+    movable.release(frames[~np.isin(movable.pages.owner[frames - movable.zone.first_frame], owners)])
+    reach(system, owners, write)
+    for _ in range(5):
+        movable.reclaim(0, int(ZoneIndex.NORMAL))
+    assert not resident(system, owners).any()
+    assert system.ledger.counts[Cause.WRITE_BACK] == 32 * write
+
+
+def test_whoever_has_written_forgets_so_that_the_next_write_is_noted_too() -> None:
+    system = cached()
+    owners = oldest(system, 32)
+    movable = system.movable
+    assert movable is not None
+    for _ in range(2):
+        reach(system, owners, write=True)
+        leaves = movable.region.take_bits(movable.zone, movable.pages)
+        assert sorted(leaves.addresses.tolist()) == sorted(movable.region.address(int(owner)) for owner in owners)
+        assert (leaves.pages == 1).all()
+        system.mmu.flush_local()
+    reach(system, owners, write=True)
+    flushes = system.ledger.counts[Cause.TLB_FLUSH]
+    system.memory.zone.limits()[:3] = system.memory.zone.free_frames + np.array([10, 20, 30])
+    system.alloc_pages(0, GFP_KERNEL)
+    assert system.ledger.counts[Cause.DIRECT_RECLAIM] > 0
+    assert system.ledger.counts[Cause.TLB_FLUSH] > flushes
+
+
+def test_who_ends_gives_memory_and_swap_back() -> None:
+    system = vclab.System(memory="64MiB", levels=4)
+    for _ in range(14_000):
+        system.memory.zone.allocate(0, 1)
+    system.populate(PageMix(anonymous=1.0, active=0.0), swap="16MiB")
+    movable = system.movable
+    assert movable is not None
+    fields = movable.reclaim_state.fields
+    every = np.sort(movable.pages.owner[movable.frames() - movable.zone.first_frame])
+    for _ in range(20):
+        movable.reclaim(0, int(ZoneIndex.NORMAL))
+    gone = every[~resident(system, every)]
+    assert fields[ReclaimField.SWAP_FREE] == 4096 - len(gone) < 4096
+    free = system.memory.zone.free_frames
+    some = np.concatenate([gone[:100], every[resident(system, every)][:50], gone[:3]])
+    assert system.end_pages(some) == 50
+    assert fields[ReclaimField.SWAP_FREE] == 4096 - len(gone) + 100
+    assert system.memory.zone.free_frames == free + 50
+    assert system.use_pages(some) == (3, 0, 0, 150)
+    assert system.end_pages(every) == 14_000 - len(gone) - 50
+    assert fields[ReclaimField.SWAP_FREE] == 4096
+    assert not movable.reclaim_state.shadows.any()
+    with pytest.raises(ConfigurationError, match="numbered 0 to"):
+        system.end_pages([movable.region.used])
+    system.audit()

@@ -7,6 +7,7 @@ from vckernels import (
     claim,
     compactcontrol,
     compaction,
+    freeing,
     freescan,
     lumpy,
     migratescan,
@@ -35,7 +36,7 @@ pages.audit_pages(zone, data)
 pages.hold_page(zone, data, frame)
 pages.split_held_page(zone, data, frame)
 pages.put_page(zone, data, frame, False)
-pages.release_page(zone, data, frame)
+freeing.release_page(zone, data, frame, False)
 
 limits = watermark.new_limits()
 state = compactcontrol.new_compaction(64)
@@ -43,7 +44,7 @@ state.run[compactcontrol.RunField.ORDER] = 3
 state.run[compactcontrol.RunField.MIGRATE_HELD] = 1
 frame = freescan.take_target(zone, limits, state, 0)
 compactcontrol.hold_first(zone, state, frame, 0)
-compactcontrol.release_held(zone, state)
+compactcontrol.release_held(zone, data, state)
 compactcontrol.reset_positions(zone, state)
 compactcontrol.scanners_met(state)
 compactcontrol.clear_hints(zone, data, state)
@@ -62,7 +63,7 @@ compaction.begin_direct(zone, data, limits, state, 4, 1, 1, True, 2, 0)
 compaction.advance(zone, data, limits, state, moves)
 compaction.end_direct(state, 4, 1, 4)
 compaction.begin_background(zone, data, limits, state, 4, 2, 0)
-compaction.end_background(state, 4, 5)
+compaction.end_background(zone, data, state, 4, 5)
 compaction.begin_whole_zone(zone, data, state, 20)
 compaction.wants_proactive(zone, 20, 64, False)
 
@@ -74,6 +75,7 @@ reclaim.advance_reclaim(zone, data, limits, past, moves)
 reclaim.begin_kswapd(zone, limits, past, 0, 2)
 reclaim.advance_reclaim(zone, data, limits, past, moves)
 workingset.forget(past, 0)
+workingset.forget_all(past, np.zeros(1, np.int64))
 usage.use_frames(zone, data, np.array([-1, 0]), True)
 
 for kswapd in (False, True):
@@ -81,4 +83,4 @@ for kswapd in (False, True):
     lumpy.advance_lumpy(zone, data, limits, past, moves)
 one = np.array([claim.allocate_one(zone, 0, 1)])
 pages.add_pages(zone, data, one, np.zeros(1, np.int64), np.zeros(1, np.uint8))
-pages.release_pages(zone, data, one)
+freeing.release_pages(zone, data, one)
