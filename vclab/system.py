@@ -730,14 +730,15 @@ class System:
         ----------
         name : str
             ``buddyinfo``, ``pagetypeinfo``, ``zoneinfo`` or ``vmallocinfo``, or debugfs's ``extfrag_index`` or
-            ``unusable_index``.
+            ``unusable_index``. 2.6.24 has the first three, 2.6.23 no ``pagetypeinfo``.
 
         Raises
         ------
         ConfigurationError
-            If there is no such text.
+            If the release has no such text.
         """
-        return kernel_text(name, self.memory, self.page_tables, self.vmalloc_area, self.compound, len(self.mmus))
+        parts = self.memory, self.page_tables, self.vmalloc_area, self.compound, self.movable
+        return kernel_text(name, self.linux, *parts, len(self.mmus))
 
     def fragmentation_index(self, order: int) -> float:
         """Return why a request of an order fails (0 lack of memory, 1 fragmentation), -1 if it would not."""

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vckernels.buddy import HOLE, LISTS, PER_CPU, Migratetype, new_buddy
-from vckernels.framelist import push_tail
-from vclab import GFP_KERNEL, GFP_VFALLBACK, System
+from vckernels.buddy import HOLE, Migratetype, new_buddy
+from vckernels.pages import Lru
+from vckernels.watermark import Limit
+from vckernels.workingset import ReclaimField
+from vclab import GFP_KERNEL, GFP_VFALLBACK, System, presets, watermarks_2_6
 from vclab.errors import ConfigurationError
-from vclab.kerneltexts import NAMES, TYPE_NAMES, pagetypeinfo, per_cpu_frames, zoneinfo
+from vclab.gfp import Gfp
+from vclab.kerneltexts import NAMES, pagetypeinfo, text_names
 from vclab.memory import Memory, Zone
 from vclab.recordings.indices import read_indices
 from vclab.recordings.procfiles import read_buddyinfo, read_pagetypeinfo, read_zoneinfo
@@ -49,7 +52,8 @@ def test_buddyinfo_and_the_indices(system: System, tmp_path: Path) -> None:
 
 def test_pagetypeinfo(system: System, tmp_path: Path) -> None:
     table = read(system, "pagetypeinfo", read_pagetypeinfo, tmp_path)
-    assert table.type_names == TYPE_NAMES and table.pageblock_order == 9
+    assert table.type_names == ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate")
+    assert table.pageblock_order == 9
     assert (table.counts[0].sum(axis=0) == system.buddyinfo()[0]).all() and not table.capped.any()
     assert table.pageblocks.sum() == 32 and table.pageblocks[0, Migratetype.UNMOVABLE] >= 1
 
@@ -91,7 +95,7 @@ def test_mapped_page_arrays_are_ranges_too(tmp_path: Path) -> None:
 
 def test_no_other_text(system: System) -> None:
     assert all(system.procfs(name).endswith("\n") for name in NAMES)
-    with pytest.raises(ConfigurationError, match="no text 'meminfo' of the kernel; there are buddyinfo, "):
+    with pytest.raises(ConfigurationError, match=r"no text 'meminfo' of Linux 6\.18; there are buddyinfo, "):
         system.procfs("meminfo")
 
 
@@ -101,19 +105,93 @@ def test_long_lists_are_not_counted_out_and_holes_have_no_pageblock() -> None:
     assert (buddy.state[:1024] == HOLE).all()
     buddy.free_blocks[0, Migratetype.MOVABLE] = 100_000
     buddy.free_blocks[1, Migratetype.MOVABLE] = 99_999
-    table = pagetypeinfo(Memory([Zone("Normal", 0, 4096, buddy)]))
+    table = pagetypeinfo(presets.linux("6.18"), Memory([Zone("Normal", 0, 4096, buddy)]))
     assert table.counts[0, Migratetype.MOVABLE, :2].tolist() == [100_000, 99_999]
     assert table.capped[0, Migratetype.MOVABLE, :2].tolist() == [1, 0]
     assert table.pageblocks.tolist() == [[0, 6, 0, 0, 0]]
 
 
-def test_frames_on_per_cpu_lists_are_counted() -> None:
-    buddy = new_buddy(2048, lists=5 + 2 * 14)
-    zone = Zone("Normal", 0, 2048, buddy)
-    # A block of order 2 and two frames on lists of the second CPU.
-    for number, frame, order in ((2 * 3 + 1, 64, 2), (1, 100, 0), (1, 101, 0)):
-        push_tail(buddy.next, buddy.prev, 2048 + LISTS + 5 + 14 + number, frame)
-        buddy.state[frame] = PER_CPU - 4 * order - Migratetype.MOVABLE
-    assert (per_cpu_frames(zone, 0), per_cpu_frames(zone, 1), per_cpu_frames(zone, 2)) == (0, 6, 0)
-    (text,) = zoneinfo(Memory([zone]), 0, cpus=2)
-    assert [lists.values["count"] for lists in text.per_cpu] == [0, 6]
+def test_what_cpus_keep_and_a_boost_are_told(tmp_path: Path) -> None:
+    system = System(memory="64MiB", levels=4, cpus=2, allocator="full")
+    system.memory.cpu = 1
+    frames = [system.memory.allocate(order, GFP_KERNEL) for order in (0, 0, 2)]
+    before = [read(system, "zoneinfo", read_zones, tmp_path)[1].per_cpu[cpu].values["count"] for cpu in (0, 1)]
+    for frame, order in zip(frames, (0, 0, 2), strict=True):
+        system.memory.free(frame, order)
+    limits = system.memory.zone.limits()
+    limits[Limit.BOOST] = 512
+    _, zone = read(system, "zoneinfo", read_zones, tmp_path)
+    assert [lists.values["count"] - count for lists, count in zip(zone.per_cpu, before, strict=True)] == [0, 6]
+    assert zone.sizes["boost"] == 512
+    assert [zone.sizes[name] for name in ("min", "low", "high")] == (limits[:3] + 512).tolist()
+
+
+OLD = ("2.6.23", "2.6.24")
+
+
+@pytest.mark.parametrize("linux", OLD)
+@pytest.mark.parametrize("allocator", ["full", "free-lists"])
+def test_zoneinfo_of_the_rfcs_days(linux: str, allocator: str, tmp_path: Path) -> None:
+    system = System("k8", linux, memory="64MiB", levels=4, cpus=2, allocator=allocator)
+    zones = read(system, "zoneinfo", read_zones, tmp_path)
+    sizes = {zone.name: zone.managed for zone in system.memory.zones}
+    every = {name: sizes.get(name, 0) for name in ("DMA", "DMA32", "Normal")}
+    derived = {one.name: one for one in watermarks_2_6.zone_limits(every)}
+    for zone, text in zip(system.memory.zones, zones, strict=True):
+        limits = derived[zone.name]
+        assert list(text.sizes) == ["free", "min", "low", "high", "scanned", "spanned", "present"]
+        assert [text.sizes[name] for name in limits.marks._fields] == list(limits.marks)
+        assert text.sizes["free"] == text.counters["nr_free_pages"] == zone.free_frames
+        assert [(lists.cpu, lists.list) for lists in text.per_cpu] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        held = [[int(count) for count in row[[0, 5]]] for row in zone.per_cpu] or [[0, 0], [0, 0]]
+        for lists in text.per_cpu:
+            one = (limits.hot, limits.cold)[lists.list or 0]
+            assert lists.values == {"count": held[lists.cpu][lists.list or 0], "high": one.high, "batch": one.batch}
+            assert (lists.threshold is None) == (lists.list == 0)
+        assert text.rest == {"all_unreclaimable": 0, "prev_priority": 12, "start_pfn": zone.first_frame}
+    assert sum(text.counters["nr_page_table_pages"] for text in zones) == system.page_tables.count
+    found = read(system, "zoneinfo", read_zoneinfo, tmp_path)
+    assert [(one.name, one.managed, one.present) for one in found] == [(n, size, size) for n, size in sizes.items()]
+    text = system.procfs("zoneinfo")
+    assert "boost" not in text and "managed" not in text and "cma" not in text
+
+
+def test_zoneinfo_of_2_6_24_tells_of_reclaim(tmp_path: Path) -> None:
+    system = System("k8", "2.6.24", memory="64MiB", levels=4)
+    for _ in range(9000):
+        system.memory.allocate(0, GFP_KERNEL | Gfp.MOVABLE)
+    system.populate()
+    movable = system.movable
+    assert movable is not None
+    movable.reclaim(0, 0)
+    (zone,) = read(system, "zoneinfo", read_zones, tmp_path)
+    fields = movable.reclaim_state.fields
+    assert zone.counters["nr_active"] == movable.pages.lengths[Lru.ACTIVE_FILE] > 0
+    assert zone.counters["nr_inactive"] == movable.pages.lengths[Lru.INACTIVE_FILE] > 0
+    assert zone.sizes["scanned"] == fields[ReclaimField.SCANNED_IN_VAIN]
+    assert zone.rest["prev_priority"] == fields[ReclaimField.PREVIOUS_PRIORITY] < 12
+    planned = (int(fields[ReclaimField.PLANNED_ACTIVE]), int(fields[ReclaimField.PLANNED_INACTIVE]))
+    assert f"(a: {planned[0]} i: {planned[1]})" in system.procfs("zoneinfo")
+
+
+def test_pagetypeinfo_of_2_6_24_has_its_types_in_their_order(tmp_path: Path) -> None:
+    system = System("k8", "2.6.24", memory="256MiB", levels=4, allocator="full")
+    table = read(system, "pagetypeinfo", read_pagetypeinfo, tmp_path)
+    assert table.type_names == ("Unmovable", "Reclaimable", "Movable", "Reserve")
+    assert (table.counts.sum(axis=1) == system.buddyinfo()).all()
+    for zone, pageblocks in zip(system.memory.zones, table.pageblocks, strict=True):
+        kinds = (Migratetype.UNMOVABLE, Migratetype.RECLAIMABLE, Migratetype.MOVABLE, Migratetype.HIGHATOMIC)
+        assert pageblocks.tolist() == [int((zone.buddy.pageblock == kind).sum()) for kind in kinds]
+        assert pageblocks[3] > 0
+
+
+@pytest.mark.parametrize("linux", presets.linux_names())
+def test_a_release_has_no_text_of_another(linux: str) -> None:
+    system = System("k8", linux, memory="16MiB", levels=4, policy="vmalloc")
+    system.alloc_pages(1, GFP_KERNEL)
+    names = text_names(system.linux)
+    assert {"2.6.23": 2, "2.6.24": 3, "6.18": 6}[linux] == len(names)
+    assert all(system.procfs(name) for name in names)
+    for name in set(NAMES) - set(names):
+        with pytest.raises(ConfigurationError, match=f"no text '{name}' of Linux {linux}; there are buddyinfo, "):
+            system.procfs(name)

@@ -36,7 +36,8 @@ class ZoneInfo:
     start_pfn : int
         First frame of the zone; 0 if the zone is empty and the kernel gives none.
     spanned, present, managed : int
-        Frames with and without holes, and those the page allocator manages.
+        Frames with and without holes, and those the page allocator manages: the present ones, where an
+        old kernel tells of no others.
     watermarks : dict
         Frames by name of WATERMARKS, as far as given.
     """
@@ -195,7 +196,7 @@ def read_zoneinfo(path: Path) -> list[ZoneInfo]:
     zones = []
     for zone in read_zones(path):
         found = zone.sizes
-        missing = {"spanned", "present", "managed", "min", "low", "high"} - found.keys()
+        missing = {"spanned", "present", "min", "low", "high"} - found.keys()
         if found.get("spanned") and "start_pfn" not in zone.rest:
             missing.add("start_pfn")
         if missing:
@@ -208,7 +209,8 @@ def read_zoneinfo(path: Path) -> list[ZoneInfo]:
                 start_pfn=zone.rest.get("start_pfn", 0),
                 spanned=found["spanned"],
                 present=found["present"],
-                managed=found["managed"],
+                # Old kernels took all frames of a zone that exist for the allocator's.
+                managed=found.get("managed", found["present"]),
                 watermarks={mark: found[mark] for mark in WATERMARKS if mark in found},
             )
         )
