@@ -19,6 +19,7 @@ import numba
 import numpy as np
 from llvmlite import binding
 from numba.core import config as numba_config
+from numba.core import types
 
 # Numba fills this module in from the environment, so its attributes are not in the text.
 config: Any = numba_config
@@ -70,6 +71,53 @@ unsigned = np.uint64
 end, which slows the innermost loops."""
 
 
+def _plain(kind: Any) -> Any:
+    """Return the type of a value without the value, and that of an enumeration's member as its integer's."""
+    kind = getattr(kind, "literal_type", kind)
+    return kind.dtype if isinstance(kind, types.IntEnumMember) else kind
+
+
+def _dispatcher(body: Callable[..., object], directory: Path, **options: bool) -> Any:
+    """Return what Numba compiles of a function for its arguments' types alone, and keeps in a folder.
+
+    For ``f(zone, 0)`` in a kernel Numba would compile ``f``, and all that it calls, anew for a zero, and for each
+    enumeration's members too: a quarter of all kernels. Where the value matters, LLVM puts it in after inlining.
+    """
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(directory)
+    try:
+        # Without Numba's reference counts: they cost more than the work (two atomic operations per array and
+        # call), and what cannot count references cannot allocate either, so kernels never do. And without what C
+        # would call them by, which nothing does.
+        dispatcher = numba.njit(body, cache=_KEEP, nogil=True, _nrt=False, no_cfunc_wrapper=True, **options)
+    finally:
+        config.CACHE_DIR = before
+    compile_for = dispatcher.compile
+
+    def compile_once(kinds: tuple[Any, ...]) -> Any:
+        code = compile_for(tuple(_plain(kind) for kind in kinds))
+        if any(isinstance(kind, types.IntEnumMember) for kind in kinds):
+            # Python's next call with that enumeration finds it without asking here.
+            dispatcher._insert([kind._code for kind in kinds], code, False)
+        return code
+
+    dispatcher.compile = compile_once
+    return dispatcher
+
+
+def _inlined(body: Callable[..., object]) -> Any:
+    """Return a kernel that is put into its callers, and made callable by Python where that calls it: in tests.
+
+    To take a NamedTuple of arrays apart, which Python hands over, is more code than most of these kernels are.
+    """
+    inlined = _dispatcher(body, _CACHE_DIRECTORY, forceinline=True, no_cpython_wrapper=True)
+    called = _dispatcher(body, _CACHE_DIRECTORY / "called")
+    # What Numba finds for a call by Python is never the code that Python cannot call, but what is asked for here.
+    inlined._insert = lambda *_code, **_options: None
+    inlined._compile_for_args = lambda *_arguments, **_keywords: called
+    return inlined
+
+
 @overload
 def kernel(function: Function) -> Function: ...
 @overload
@@ -87,14 +135,7 @@ def kernel(function: Function | None = None, *, inline: bool = False) -> Functio
     """
 
     def compile_kernel(body: Function) -> Function:
-        before = config.CACHE_DIR
-        config.CACHE_DIR = str(_CACHE_DIRECTORY)
-        try:
-            # Without Numba's reference counts: they cost more than the work (two atomic operations per array and
-            # call), and what cannot count references cannot allocate either, so kernels never do.
-            compiler = numba.njit(cache=_KEEP, nogil=True, forceinline=inline, _nrt=False)
-            return compiler(body)
-        finally:
-            config.CACHE_DIR = before
+        compiled: Function = _inlined(body) if inline else _dispatcher(body, _CACHE_DIRECTORY)
+        return compiled
 
     return compile_kernel if function is None else compile_kernel(function)

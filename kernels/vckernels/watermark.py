@@ -177,7 +177,7 @@ def watermark_fast(
     return False
 
 
-@kernel(inline=True)
+@kernel
 def zone_watermark_fast(
     buddy: Buddy, limits: npt.NDArray[np.int64], order: int, highest_zone: int, flags: int, free: int
 ) -> bool:

@@ -12,11 +12,9 @@ watermark.zone_watermark_ok(memory, limits, 1, 8, ZoneIndex.NORMAL, 0, 1024)
 watermark.zone_watermark_fast(memory, limits, 0, ZoneIndex.NORMAL, 0, 1024)
 watermark.zone_watermark_ok_2_6_24(memory, limits, 1, 8, ZoneIndex.NORMAL, 0, 1024)
 watermark.boost_watermark(limits, 1)
-watermark.wmark_frames(limits, 0)
 for options in (rules.options_2_6_24(), rules.options_2_6_23()):
     old = buddy.new_buddy(1024, options=options)
     buddy.free_at_boot(old, np.zeros(1, np.int64), np.full(1, 10, np.int8), True)
-    buddy.list_type(old, 0)
     claim.allocate_one(old, 0, 0)
 for options in (rules.new_options(), rules.options_2_6_24()):
     machine = zonelist.Zonelist(*(zone.new_zone(size, limits, options=options) for size in (0, 0, 1024)))

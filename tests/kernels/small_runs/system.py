@@ -1,4 +1,4 @@
-"""A machine small in everything: it allocates, maps, accesses, replays, ages and fails."""
+"""A machine small in everything: it allocates, maps, accesses, ages and fails."""
 
 import contextlib
 
@@ -6,7 +6,7 @@ import numpy as np
 
 import vclab
 from vckernels import buddy, claim, entry, pagetable, vmap
-from vclab import GFP_KERNEL, Background, MmuOptions, recordings, replay, streams
+from vclab import GFP_KERNEL, Background, MmuOptions, streams
 
 for policy in ("vmalloc", "physical"):
     system = vclab.System(memory="64MiB", policy=policy, unmap="range")
@@ -35,7 +35,6 @@ for policy in ("vmalloc", "physical"):
     ranges = np.empty(64, np.int64)
     vmap.list_ranges(system.vmalloc_area.areas, ranges, ranges)
     buddy.describe_frames(zone.buddy, np.empty(zone.frames, np.uint8))
-    buddy.allocated_order(zone.buddy, 0)
     buddy.adopt(buddy.new_buddy(64), np.zeros(1, np.int64), np.zeros(1, np.int8), np.zeros(1, np.int8))
     claim.allocate_many(zone.buddy, np.zeros(1, np.int8), np.zeros(1, np.int8), ranges)
     slots = -np.ones(1, np.int64)
@@ -52,7 +51,6 @@ for offsets in (
     streams.hash_table(page.nbytes, 99),
 ):
     system.access(page, offsets)
-replay.check(recordings.load("compile"))
 system.unusable_free_index(9)
 with contextlib.suppress(vclab.FragmentationNotReached):
     system.fragment(9, 0.5)
