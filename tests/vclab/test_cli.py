@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,19 @@ def small(*more: str) -> list[str]:
     return [argument for setting in [*SMALL, *more] for argument in ("--set", setting)]
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which a study was run twice: by two processes, and by one as a file of parameters asks."""
+    folder = tmp_path_factory.mktemp("runs")
+    first = vclab("run", "--jobs", "2", *small("seeds=2"), cwd=folder)
+    assert first.returncode == 0, first.stderr
+    assert "not measured yet" in first.stdout
+    (folder / "study.toml").write_text('study = "fallback"\nseeds = 2\n')
+    second = vclab("run", "study.toml", "--jobs", "1", *small(), cwd=folder)
+    assert second.returncode == 0, second.stderr
+    return folder
+
+
 def test_text_is_text_and_numbers_are_numbers(tmp_path: Path) -> None:
     done = vclab(
         "run", "--dry-run", "--set", "linux=6.18", "--set", "memory=4194304", "--set", "free=0.25", cwd=tmp_path
@@ -45,9 +59,8 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["variable", "parameters", "zeros"])
-def test_results_of_another_make_are_refused(damage: str, tmp_path: Path) -> None:
-    done = vclab("run", "--jobs", "1", "--out", "out", *small("seeds=1"), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_results_of_another_make_are_refused(damage: str, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "vclab-fallback-1", tmp_path / "out")
     dataset = results.load(tmp_path / "out")
     if damage == "variable":
         dataset = dataset.drop_vars("outcome")
@@ -116,11 +129,8 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_run_report_and_a_second_folder(tmp_path: Path) -> None:
-    first = vclab("run", "--jobs", "2", *small("seeds=2"), cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
-    assert "not measured yet" in first.stdout
-    folder = tmp_path / "vclab-fallback-1"
+def test_run_report_and_a_second_folder(runs: Path) -> None:
+    folder = runs / "vclab-fallback-1"
     names = {file.name for file in folder.iterdir()}
     assert {"results.nc", "report.html"} <= names
     assert any(name.endswith(".svg") for name in names)
@@ -129,21 +139,15 @@ def test_run_report_and_a_second_folder(tmp_path: Path) -> None:
     page = (folder / "report.html").read_bytes()
     dataset = results.load(folder)
     assert json.loads(dataset.attrs["parameters"])["seeds"] == 2
-    again = vclab("report", str(folder), cwd=tmp_path)
+    again = vclab("report", str(folder), cwd=runs)
     assert again.returncode == 0, again.stderr
     assert (folder / "report.html").read_bytes() == page
-    (tmp_path / "study.toml").write_text('study = "fallback"\nseeds = 1\n')
-    second = vclab("run", "study.toml", "--jobs", "1", *small(), cwd=tmp_path)
-    assert second.returncode == 0, second.stderr
-    assert (tmp_path / "vclab-fallback-2" / "results.nc").is_file()
+    assert (runs / "vclab-fallback-2" / "results.nc").is_file()
 
 
-def test_processes_change_no_number(tmp_path: Path) -> None:
-    for jobs in ("1", "2"):
-        done = vclab("run", "--jobs", jobs, "--out", f"jobs-{jobs}", *small("seeds=2"), cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    one, two = (results.load(tmp_path / f"jobs-{jobs}") for jobs in (1, 2))
-    assert one.identical(two)
+def test_processes_change_no_number(runs: Path) -> None:
+    by_two, by_one = (results.load(runs / f"vclab-fallback-{number}") for number in (1, 2))
+    assert by_one.identical(by_two)
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
