@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vckernels.buddy import MAX_ORDER, PAGEBLOCK_ORDER
+from vckernels.buddy import MAX_ORDER
 from vclab.errors import ConfigurationError, InvalidFree, OutOfMemory
 from vclab.gfp import Gfp, migratetype, structure_flags, table_flags
 from vclab.mapping import DirectMap, PageTables, TableChange, leaf_frames
 from vclab.memory import Memory
-from vclab.policies import Attempt, Backing, Policy
+from vclab.policies import HUGE_ORDER, Attempt, Backing, Policy
 from vclab.presets import LinuxPreset
 from vclab.structures import SmallObjects, kmalloc_size
 from vclab.units import PAGE_BYTES, PAGE_SHIFT, format_bytes
@@ -28,7 +28,6 @@ from vclab.vmalloc_area import VmallocArea
 #: 64 MiB.
 MAX_REQUEST_ORDER = 14
 #: Requests of this order and more are a multiple of 2 MiB, which one entry above the lowest level maps.
-HUGE_ORDER = PAGEBLOCK_ORDER
 
 
 @dataclass(eq=False)
@@ -201,7 +200,7 @@ class CompoundAllocator:
         if attempt.backing is Backing.BLOCK:
             return self._physical(attempt.order, attempt.flags)
         if attempt.backing is Backing.HUGE:
-            return self._virtual(attempt, wanted, 2) if attempt.order >= HUGE_ORDER else None
+            return self._virtual(attempt, wanted, 2)
         return self._virtual(attempt, wanted, 1)
 
     def _why(self, attempts: tuple[Attempt, ...], flags: Gfp) -> str:

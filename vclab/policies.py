@@ -12,8 +12,12 @@ from enum import Enum
 from functools import cache
 from typing import NamedTuple
 
+from vckernels.buddy import PAGEBLOCK_ORDER
 from vclab.errors import ConfigurationError
 from vclab.gfp import Gfp
+
+HUGE_ORDER = PAGEBLOCK_ORDER
+"""Of a block of 2 MiB."""
 
 NO_RECLAIM = ~(Gfp.DIRECT_RECLAIM | Gfp.KSWAPD_RECLAIM)
 """What is left of flags that may take from the free lists and no more."""
@@ -160,6 +164,8 @@ def _huge_vmalloc(request: Request) -> tuple[Attempt, ...]:
 
     Linux ``mm/vmalloc.c``: ``__vmalloc_node_range`` compares with the size over the online nodes; the machine is one.
     """
+    if request.order < HUGE_ORDER:
+        return (_single(request),)
     return Attempt(Backing.HUGE, request.flags | Gfp.NOWARN, request.order), _single(request)
 
 

@@ -27,6 +27,8 @@ ROW = 16
 """Places of a row: the first holds the last place of the row below it, ``NOBODY`` for none, the others blocks."""
 AHEAD = 4
 """So many deaths before a block's own, its lines are asked for."""
+LOOK_AHEAD = 16
+"""So many events of a recording before an event's own, its lines are asked for."""
 OUTLIVED = -1
 """A quantile beyond what the recording saw: the tail decides."""
 
@@ -133,7 +135,11 @@ def measure_lifetimes(
     born[:] = unseen
     first_deaths[:] = -1
     allocations = 0
-    for i in range(len(times)):
+    events = len(times)
+    for i in range(events):
+        later = stream.frame[unsigned(min(i + LOOK_AHEAD, events - 1))]
+        fetch_ahead(born, later)
+        fetch_ahead(first_deaths, later)
         lifetimes[i] = -1
         ended[i] = 0
         frame = stream.frame[i]

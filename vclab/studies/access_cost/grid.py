@@ -17,8 +17,9 @@ from pydantic import Field, model_validator
 
 from vclab import presets, streams
 from vclab.boot import check_paging
-from vclab.compound import HUGE_ORDER, MAX_REQUEST_ORDER
+from vclab.compound import MAX_REQUEST_ORDER
 from vclab.errors import ConfigurationError
+from vclab.policies import HUGE_ORDER
 from vclab.studies.cells import Stream
 from vclab.studies.machine import MachineParameters
 from vclab.units import PAGE_BYTES, parse_bytes

@@ -20,10 +20,11 @@ import xarray as xr
 from vckernels.mmu import Target
 from vclab import streams
 from vclab.background import Background
-from vclab.compound import HUGE_ORDER, CompoundPage
+from vclab.compound import CompoundPage
 from vclab.errors import OutOfMemory
 from vclab.gfp import GFP_VFALLBACK
 from vclab.ledger import price_access
+from vclab.policies import HUGE_ORDER
 from vclab.studies.access_cost.grid import Parameters
 from vclab.studies.cells import EVENTS, digest
 from vclab.system import System

@@ -34,6 +34,7 @@ from vclab.ledger import (
     served_latencies,
 )
 from vclab.mmu import MmuOptions, tlb_entries
+from vclab.policies import Attempt, find_policy
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.presets.prices import Prices
 from vclab.studies import LEFT_OUT_EVERYWHERE, Progress, awareness
@@ -332,48 +333,69 @@ def _price_awareness(dataset: xr.Dataset, cpu: CpuPreset, linux: LinuxPreset) ->
     return cycles.rename(operation="awareness_operation")
 
 
+class _Outcome(NamedTuple):
+    """What became of the requests that a policy met."""
+
+    answers: tuple[int, int, int]
+    """Physical, virtual, failed."""
+    work: npt.NDArray[np.int64]
+    """By step and operation."""
+    overhead: tuple[int, int, int]
+    """Attributed bytes, and frames newly taken and kept."""
+
+
 def _run_policies(aged: System, parameters: Parameters, order: int, seed: int) -> xr.Dataset:
     """Give every policy the same requests on a copy of the same machine, then free all in one random order."""
-    names = list(POLICIES)
-    outcome = np.zeros((len(names), 3), np.int64)
-    work = np.zeros((len(names), len(STEPS), len(WORK)), np.int64)
-    overhead = np.zeros((len(names), 3), np.int64)
     free_order = np.random.default_rng([seed, order, 2]).permutation(parameters.requests)
-    for row, name in enumerate(names):
-        system = aged.copy(policy=name)
-        counts = [system.ledger.counts]
-        free_before = system.memory.zone.free_frames
-        pages: list[CompoundPage | None] = []
-        for _ in range(parameters.requests):
-            try:
-                pages.append(system.alloc_pages(order, GFP_VFALLBACK))
-            except OutOfMemory:
-                pages.append(None)
-        counts.append(system.ledger.counts)
-        parameters.audited(system)
-        served = [page for page in pages if page is not None]
-        virtual = sum(page.is_virtual for page in served)
-        outcome[row] = len(served) - virtual, virtual, len(pages) - len(served)
-        overhead[row, 0] = sum(page.overhead_bytes for page in served)
-        overhead[row, 1] = sum(page.marginal_frames for page in served)
-        for index in free_order:
-            page = pages[index]
-            if page is not None:
-                system.free_pages(page)
-        # What was freed lazily pays its part of a flush.
-        system.purge_vmalloc_area()
-        counts.append(system.ledger.counts)
-        parameters.audited(system)
-        overhead[row, 2] = free_before - system.memory.zone.free_frames
-        work[row] = np.diff(counts, axis=0)[:, list(WORK)]
+    # Policies that make the same attempts do the same.
+    of_attempts: dict[tuple[Attempt, ...], _Outcome] = {}
+    outcomes = []
+    for name in POLICIES:
+        policy = find_policy(name, aged.linux.early_fallback.value)
+        attempts = policy.attempts(order, int(GFP_VFALLBACK), 0)
+        if attempts not in of_attempts:
+            of_attempts[attempts] = _run_policy(aged.copy(policy=name), parameters, order, free_order)
+        outcomes.append(of_attempts[attempts])
+    overhead = np.array([outcome.overhead for outcome in outcomes])
     return xr.Dataset(
         {
-            "outcome": (("policy", "answer"), outcome),
-            "work": (("policy", "step", "operation"), work),
+            "outcome": (("policy", "answer"), np.array([outcome.answers for outcome in outcomes])),
+            "work": (("policy", "step", "operation"), np.stack([outcome.work for outcome in outcomes])),
             "attributed_bytes": ("policy", overhead[:, 0]),
             "marginal_frames": ("policy", overhead[:, 1]),
             "retained_frames": ("policy", overhead[:, 2]),
         }
+    )
+
+
+def _run_policy(system: System, parameters: Parameters, order: int, free_order: npt.NDArray[np.int64]) -> _Outcome:
+    """Make all requests of an order, and free what they got."""
+    counts = [system.ledger.counts]
+    free_before = system.memory.zone.free_frames
+    pages: list[CompoundPage | None] = []
+    for _ in range(parameters.requests):
+        try:
+            pages.append(system.alloc_pages(order, GFP_VFALLBACK))
+        except OutOfMemory:
+            pages.append(None)
+    counts.append(system.ledger.counts)
+    parameters.audited(system)
+    served = [page for page in pages if page is not None]
+    virtual = sum(page.is_virtual for page in served)
+    attributed = sum(page.overhead_bytes for page in served)
+    marginal = sum(page.marginal_frames for page in served)
+    for index in free_order:
+        page = pages[index]
+        if page is not None:
+            system.free_pages(page)
+    # What was freed lazily pays its part of a flush.
+    system.purge_vmalloc_area()
+    counts.append(system.ledger.counts)
+    parameters.audited(system)
+    return _Outcome(
+        (len(served) - virtual, virtual, len(pages) - len(served)),
+        np.diff(counts, axis=0)[:, list(WORK)],
+        (attributed, marginal, free_before - system.memory.zone.free_frames),
     )
 
 

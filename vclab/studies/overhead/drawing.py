@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from vclab.compound import HUGE_ORDER
 from vclab.figures.bars import Bars, parts, stacked_bars
 from vclab.figures.style import BLUE, GREEN, INK, VERMILLION, new_figure, save, style
+from vclab.policies import HUGE_ORDER
 from vclab.studies.overhead.claims import (
     FLUSH_CAUSES,
     latest,

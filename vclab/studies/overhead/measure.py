@@ -17,10 +17,11 @@ from pydantic import Field, model_validator
 
 from vckernels.causes import COUNTERS, Cause
 from vclab import presets, recordings
-from vclab.compound import HUGE_ORDER, MAX_REQUEST_ORDER, CompoundPage
+from vclab.compound import MAX_REQUEST_ORDER, CompoundPage
 from vclab.errors import OutOfMemory
 from vclab.gfp import GFP_VFALLBACK, Gfp
 from vclab.ledger import OPERATION_CAUSES, price_operations
+from vclab.policies import HUGE_ORDER
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.presets.prices import Prices
 from vclab.studies import LEFT_OUT_EVERYWHERE, Progress
