@@ -164,23 +164,15 @@ def measure_lifetimes(
 
 
 @kernel(inline=True)
-def _tail_width(population: Population) -> float:
-    """Return how wide the tail is in the logarithm, 0 where it never ends."""
-    start = population.tail[0]
-    stop = population.tail[1]
-    return math.log(stop / start) if stop > start else 0.0
-
-
-@kernel(inline=True)
-def _draw_lifetime(population: Population, tail_width: float, kind: int, rng: np.random.Generator) -> int:
-    """Return a lifetime in ticks, -1 for never."""
+def _draw_lifetime(population: Population, start: int, stop: int, kind: int, rng: np.random.Generator) -> int:
+    """Return a lifetime in ticks, -1 for never; ``start`` and ``stop`` are the tail's, read once for all."""
     steps = population.quantiles.shape[1]
     lifetime = population.quantiles[kind, np.int64(rng.random() * steps)]
     if lifetime != OUTLIVED:
         return lifetime
-    if tail_width == 0.0:
+    if stop <= start:
         return -1
-    return np.int64(population.tail[0] * math.exp(rng.random() * tail_width))
+    return np.int64(start * math.exp(rng.random() * math.log(stop / start)))
 
 
 @kernel(inline=True)
@@ -257,9 +249,9 @@ def settle(
     population: Population, frames: npt.NDArray[np.int64], kinds: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> None:
     """Give blocks that are allocated already (first frames int64[n]) lifetimes from now on (rows of quantiles)."""
-    tail_width = _tail_width(population)
+    start, stop = population.tail[0], population.tail[1]
     for i in range(len(frames)):
-        _schedule(population, frames[i], _draw_lifetime(population, tail_width, kinds[i], rng))
+        _schedule(population, frames[i], _draw_lifetime(population, start, stop, kinds[i], rng))
 
 
 @kernel
@@ -292,7 +284,7 @@ def age(
         Read.
     """
     clock = population.clock
-    tail_width = _tail_width(population)
+    start, stop = population.tail[0], population.tail[1]
     for _ in range(ticks):
         usable = usable_frames(buddy, bounds.order)
         free = free_frames(buddy)
@@ -328,7 +320,7 @@ def age(
             kind = np.int64(population.arrivals[np.int64(rng.random() * len(population.arrivals))])
             order = np.int64(population.orders[kind])
             migratetype = np.int64(population.migratetypes[kind])
-            lifetime = _draw_lifetime(population, tail_width, kind, rng)
+            lifetime = _draw_lifetime(population, start, stop, kind, rng)
             fetch_ahead(population.wheel, tick + lifetime)
             frame, _ = allocate(buddy, order, migratetype, 0, MODE_NORMAL)
             clock[Clock.ARRIVALS] += 1
