@@ -145,6 +145,8 @@ def _start_method() -> str:
 
 def prepare_workers(study: str) -> None:
     """Let the process that workers will come from import a study, while this one is still getting ready."""
+    # Nothing here multiplies matrices, and threads that wait to do so take time from those that work.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if _start_method() == "forkserver":
         multiprocessing.set_forkserver_preload([f"vclab.studies.{study.replace('-', '_')}", "vclab.preload"])
         with _interrupts_ignored():
