@@ -29,6 +29,17 @@ SMALL = {
     "seeds": 2,
     "seed": 2,
 }
+#: Insisting alone, by three seeds in a row, on machines with room for a dozen blocks of order 9.
+INSISTING = {
+    "memory": "512MiB",
+    "unusable": [0.97],
+    "orders": [3, 5, 7, 9],
+    "requests": 30,
+    "spare_marks": 2.0,
+    "pressures": ["full"],
+    "ways": ["physical"],
+    "seeds": 3,
+}
 LINUX, CPU = presets.linux("6.18"), presets.cpu("zen3")
 
 
@@ -40,6 +51,11 @@ def parameters() -> Parameters:
 @pytest.fixture(scope="module")
 def dataset(parameters: Parameters) -> xr.Dataset:
     return run.run_study("fragmentation", parameters, 1, lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def insisting() -> xr.Dataset:
+    return run.run_study("fragmentation", Parameters.model_validate(INSISTING), 1, lambda *_: None)
 
 
 def test_every_request_has_one_answer(dataset: xr.Dataset, parameters: Parameters) -> None:
@@ -69,6 +85,21 @@ def test_pinned_pages_defeat_compaction_where_blocks_are_large(dataset: xr.Datas
     assert (pinned <= free).all()
     assert float(pinned.sel(order=8)) < 0.5 * float(free.sel(order=8))
     assert float(pinned.sel(order=3)) == 1
+
+
+def test_compaction_serves_every_request_where_all_pages_can_be_moved(insisting: xr.Dataset) -> None:
+    assert (insisting["unusable_index"] > 0.95).all()
+    assert (insisting["outcome"].sel(pinned=0.0, answer="physical").sum("way") == [30, 30, 30, 12]).all()
+    assert (served(insisting, ["physical"]).sel(pinned=0.0) == 1).all()
+    assert (insisting["own"].sel(pinned=0.0, order=9, event="page_migrated") > 0).all()
+
+
+def test_pinned_pages_defeat_compaction_the_more_the_larger_the_block(insisting: xr.Dataset) -> None:
+    """With two pages in a hundred pinned every second block of order 5 has one, every block of order 9 ten."""
+    share = served(insisting, ["physical"]).sel(pinned=0.02)
+    assert (share.sel(order=3) == 1).all()
+    assert (share.diff("order") <= 0).all()
+    assert (share.sel(order=9) < 0.2).all()
 
 
 def test_times_are_counts_times_prices(dataset: xr.Dataset) -> None:
