@@ -61,12 +61,12 @@ class Law:
     censored: float
 
 
-def kaplan_meier(lifetimes: npt.NDArray[np.int64], ended: npt.NDArray[np.bool_], steps: int) -> npt.NDArray[np.int64]:
+def kaplan_meier(lifetimes: npt.NDArray[np.int32], ended: npt.NDArray[np.bool_], steps: int) -> npt.NDArray[np.int64]:
     """Return the lifetimes at ``steps`` equal steps of probability, -1 beyond what was seen.
 
     Parameters
     ----------
-    lifetimes : int64[n]
+    lifetimes : int32[n]
         Ticks until death, or until observation ended.
     ended : bool[n]
         Death was seen; False is a censored lifetime.
@@ -96,25 +96,25 @@ def learn(source: str) -> Law:
     if not len(stream.frame):
         raise ConfigurationError(f"recording {source} has no events to age by; use another source")
     frames = span(recording)
-    times = recording.stream.time_us.astype(np.int64) // TICK_US
+    times = (recording.stream.time_us // TICK_US).view(np.int32)
     end = int(times[-1]) + 1
     count = len(times)
-    lifetimes = np.empty(count, np.int64)
+    lifetimes = np.empty(count, np.int32)
     ended = np.empty(count, np.int8)
-    first_deaths = np.empty(frames, np.int64)
-    born = np.empty(frames, np.int64)
-    kernels.measure_lifetimes(stream, times, end, born, lifetimes, ended, first_deaths)
+    first_deaths = np.empty(frames, np.int32)
+    kernels.measure_lifetimes(stream, times, end, np.empty(frames, np.int32), lifetimes, ended, first_deaths)
     # The types that requests can have; the kernel's special ones serve its own reserves.
-    events = np.flatnonzero((lifetimes >= 0) & (stream.migratetype >= 0) & (stream.migratetype < len(FALLBACKS)))
-    if not len(events):
+    requests = (lifetimes >= 0) & (stream.migratetype >= 0) & (stream.migratetype < len(FALLBACKS))
+    if not requests.any():
         raise ConfigurationError(f"recording {source} has no allocations to age by; use another source")
-    keys = stream.order[events].astype(np.int64) * 8 + stream.migratetype[events]
+    keys = (stream.order * 8 + stream.migratetype.view(np.uint8))[requests]
+    lifetimes, seen = lifetimes[requests], ended[requests] == 1
     classes = np.flatnonzero(np.bincount(keys))
     number_of = np.zeros(classes[-1] + 1, np.int8)
     number_of[classes] = np.arange(len(classes))
     arrivals = number_of[keys]
-    by_kind = [events[arrivals == kind] for kind in range(len(classes))]
-    curves = [kaplan_meier(lifetimes[chosen], ended[chosen] == 1, QUANTILES) for chosen in by_kind]
+    kinds = [arrivals == kind for kind in range(len(classes))]
+    curves = [kaplan_meier(lifetimes[kind], seen[kind], QUANTILES) for kind in kinds]
     # What was allocated before is a class of its own by order: its age is unknown, its deaths in the window are not.
     old = recording.allocated
     deaths = first_deaths[old.frames - recording.first_frame]
@@ -129,9 +129,9 @@ def learn(source: str) -> Law:
         orders=(classes // 8).astype(np.int8),
         migratetypes=(classes % 8).astype(np.int8),
         quantiles=np.array(curves),
-        rate=len(events) / end / frames,
+        rate=len(arrivals) / end / frames,
         window=end,
-        censored=1 - float(ended[events].mean()),
+        censored=1 - float(seen.mean()),
     )
 
 

@@ -127,10 +127,8 @@ def _run(study: str, parameters: BaseModel, points: list[str], jobs: int, folder
             dataset = runner.run_study(study, parameters, jobs, progress.report)
         # Not before workers are busy: these take a while to import.
         from vclab import report as reporting
-        from vclab import results
 
-        results.save(dataset, folder)
-        _show(dataset, reporting.write(dataset, folder), folder)
+        _show(dataset, reporting.save_and_write(dataset, folder), folder)
         done = True
     finally:
         if new and not done and not any(folder.iterdir()):

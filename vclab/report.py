@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vclab import presets, results, studies
 from vclab.errors import ConfigurationError, OutputError
+from vclab.figures.parallel import draw_all
 from vclab.figures.report import write_report
 from vclab.files import prepare_folder
 from vclab.presets.prices import Prices
@@ -85,9 +87,8 @@ def reprice(folder: Path, settings: dict[str, float], out: Path) -> tuple[xr.Dat
         repriced = study.reprice(dataset, prices)
     repriced.attrs["prices"] = json.dumps(settings)
     prepare_folder(out)
-    results.save(repriced, out)
     with _stranger(folder, dataset):
-        return repriced, write(repriced, out)
+        return repriced, save_and_write(repriced, out)
 
 
 @contextlib.contextmanager
@@ -119,8 +120,28 @@ def rewrite(folder: Path) -> tuple[xr.Dataset, list[results.Claim]]:
             raise ValueError(str(error)) from error
 
 
-def write(dataset: xr.Dataset, out: Path) -> list[results.Claim]:
-    """Draw a dataset's figures, write OUT/report.html and return the claims."""
+def save_and_write(dataset: xr.Dataset, out: Path) -> list[results.Claim]:
+    """Write OUT/results.nc while the figures are drawn, and the report; return the claims."""
+    save = functools.cache(functools.partial(results.save, dataset, out))
+    try:
+        return write(dataset, out, save)
+    finally:
+        # Whatever drawing comes upon, results are kept.
+        save()
+
+
+def write(dataset: xr.Dataset, out: Path, meanwhile: Callable[[], object] = lambda: None) -> list[results.Claim]:
+    """Draw a dataset's figures, write OUT/report.html and return the claims.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        What a study's ``combine`` returned.
+    out : Path
+        Folder, which exists.
+    meanwhile : callable
+        Called, once, while figures are drawn.
+    """
     name = str(dataset.attrs["study"])
     study = studies.find(name)
     claims = study.claims(dataset)
@@ -140,7 +161,7 @@ def write(dataset: xr.Dataset, out: Path) -> list[results.Claim]:
         question=studies.STUDIES[name],
         summary=study.summary(dataset),
         claims=claims,
-        figures=study.figures(dataset, out),
+        figures=draw_all(studies.figures(name, dataset, out), meanwhile),
         provenance=_provenance(study, parameters, Prices(settings)),
         parameters=parameters,
         facts=facts,

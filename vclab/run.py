@@ -120,16 +120,18 @@ def run_study(name: str, parameters: BaseModel, jobs: int, report: Report) -> xr
 
             parts.append(study.run_point(parameters, point, tell))
         return study.combine(parameters, parts)
+    # A CPU is idle while the process that workers are forked from is getting ready: what comes after them loads.
+    loading = threading.Thread(target=studies.load_aftermath, args=(name,))
+    loading.start()
     context = multiprocessing.get_context(_start_method())
     channel = context.Queue()
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(channel,))
     try:
         with _interrupts_ignored():
             futures = [pool.submit(_run_point, name, parameters, number, point) for number, point in enumerate(points)]
-        # A CPU is idle while the process that workers are forked from is getting ready: what comes after them loads.
-        studies.load_aftermath(name)
         parts = [_wait(future, channel, report) for future in futures]
         _drain(channel, report)
+        loading.join()
     except BrokenProcessPool as error:
         raise VclabError("a worker process ended early, perhaps for lack of memory; try --jobs 1") from error
     finally:

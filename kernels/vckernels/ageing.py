@@ -103,12 +103,12 @@ class Bounds(NamedTuple):
 @kernel
 def measure_lifetimes(
     stream: Stream,
-    times: npt.NDArray[np.int64],
+    times: npt.NDArray[np.int32],
     end: int,
-    born: npt.NDArray[np.int64],
-    lifetimes: npt.NDArray[np.int64],
+    born: npt.NDArray[np.int32],
+    lifetimes: npt.NDArray[np.int32],
     ended: npt.NDArray[np.int8],
-    first_deaths: npt.NDArray[np.int64],
+    first_deaths: npt.NDArray[np.int32],
 ) -> int:
     """Measure how long recorded blocks lived; return how many events were allocations.
 
@@ -116,17 +116,17 @@ def measure_lifetimes(
     ----------
     stream : Stream
         Read.
-    times : int64[n]
+    times : int32[n]
         Time of each event, any unit.
     end : int
         Time at which the recording ends.
-    born : int64[frames]
+    born : int32[frames]
         Scratch, overwritten: the event that allocated each first frame.
-    lifetimes : int64[n]
+    lifetimes : int32[n]
         Written for each allocation event: time to the free of its first frame, or to the end; -1 for other events.
     ended : int8[n]
         Written: 1 where that free was seen, 0 where the recording ended first (a censored lifetime).
-    first_deaths : int64[frames]
+    first_deaths : int32[frames]
         Written: time of the first free of each frame allocated before the recording, -1 where none was seen or
         the frame was first allocated.
     """

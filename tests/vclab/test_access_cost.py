@@ -14,7 +14,7 @@ from vclab import presets, results, studies
 from vclab.errors import ConfigurationError
 from vclab.mmu import tlb_entries
 from vclab.presets.prices import Prices
-from vclab.report import rewrite
+from vclab.report import rewrite, save_and_write
 from vclab.studies import access_cost
 from vclab.studies.access_cost.claims import (
     NEGLIGIBLE,
@@ -363,6 +363,14 @@ def test_results_survive_a_file_and_make_a_report(dataset: xr.Dataset, tmp_path:
     for stem in ("cost-by-pattern", "cost-by-cpu", "cost-by-direct-map", "gap-by-control", "huge-vmalloc"):
         assert (tmp_path / f"{stem}.png").stat().st_size > 1000
         assert stem in page
+
+
+def test_results_are_kept_whatever_happens_to_the_report(dataset: xr.Dataset, tmp_path: Path) -> None:
+    with pytest.raises(KeyError):
+        save_and_write(dataset.drop_vars("overlapped_cycles"), tmp_path)
+    kept = results.load(tmp_path)
+    np.testing.assert_array_equal(kept["events"].values, dataset["events"].values)
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_same_seed_same_numbers(dataset: xr.Dataset, parameters: Parameters) -> None:

@@ -52,12 +52,11 @@ def test_lifetimes_are_measured_and_censored() -> None:
         frame=np.array([4, 0, 4, 9], np.int64),
         extra=np.zeros(4, np.uint16),
     )
-    lifetimes = np.empty(4, np.int64)
+    lifetimes = np.empty(4, np.int32)
     ended = np.empty(4, np.int8)
-    first_deaths = np.empty(16, np.int64)
-    count = kernels.measure_lifetimes(
-        stream, np.array([1, 2, 5, 6]), 10, np.empty(16, np.int64), lifetimes, ended, first_deaths
-    )
+    first_deaths = np.empty(16, np.int32)
+    times = np.array([1, 2, 5, 6], np.int32)
+    count = kernels.measure_lifetimes(stream, times, 10, np.empty(16, np.int32), lifetimes, ended, first_deaths)
     assert count == 2
     assert lifetimes.tolist() == [4, 8, -1, -1]
     assert ended.tolist() == [1, 0, 0, 0]

@@ -275,7 +275,7 @@ def test_claims_summary_and_figures(dataset: xr.Dataset, tmp_path: Path) -> None
     # A load where there was none; a walk; a free of many frames.
     assert (verdicts[0], verdicts[3], verdicts[5]) == ("holds", "holds", "holds")
     assert "nothing is decided" in awareness.summary(dataset)[-1]
-    stems = [stem for stem, _, _ in awareness.figures(dataset, tmp_path)]
+    stems = [draw()[0] for draw in studies.figures("awareness", dataset, tmp_path)]
     assert stems == ["cost-against-live-bytes", "lookups-by-cause", "free-by-cause"]
     assert all((tmp_path / f"{stem}.svg").stat().st_size for stem in stems)
 

@@ -184,7 +184,7 @@ def test_claims_summary_and_figures(dataset: xr.Dataset, tmp_path: Path) -> None
     several = dataset.isel(seed=[0, 1, 0, 1, 0, 1])
     assert any(row.verdict in ("holds", "does not hold") for row in study.claims(several))
     assert "nothing is decided" in study.summary(dataset)[-1]
-    stems = [stem for stem, _, _ in study.figures(dataset, tmp_path)]
+    stems = [draw()[0] for draw in studies.figures("break-even", dataset, tmp_path)]
     assert stems == ["map-serial", "map-overlapped", "lifetimes", "parts-of-the-price", "working-sets"]
     assert all((tmp_path / f"{stem}.svg").stat().st_size for stem in stems)
 

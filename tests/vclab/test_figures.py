@@ -26,6 +26,7 @@ from vclab import presets, results
 from vclab.errors import OutputError
 from vclab.figures import memory
 from vclab.figures.bars import Bars, served_bars
+from vclab.figures.parallel import draw_all
 from vclab.figures.report import write_report
 from vclab.figures.style import spread, to_png
 from vclab.studies.cells import CELLS, EVENT_NAMES, PHASES
@@ -146,7 +147,7 @@ def decode_palette_png(png: bytes) -> npt.NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str, str]]]:
     out = tmp_path_factory.mktemp("figures")
-    return out, figures(synthetic(), out)
+    return out, draw_all(figures(synthetic(), out))
 
 
 def test_every_figure_is_written_in_both_formats(drawn: tuple[Path, list[tuple[str, str, str]]]) -> None:
@@ -168,7 +169,7 @@ def test_figures_are_the_same_bytes_each_time_whatever_the_user_has_set(
 ) -> None:
     out, listed = drawn
     with mpl.rc_context({"font.size": 31, "svg.fonttype": "none", "axes.grid": True}):
-        assert figures(synthetic(), tmp_path) == listed
+        assert draw_all(figures(synthetic(), tmp_path)) == listed
         assert mpl.rcParams["font.size"] == 31
     for path in out.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
@@ -180,7 +181,7 @@ def test_figures_are_the_same_bytes_each_time_whatever_the_user_has_set(
 )
 def test_any_grid_can_be_drawn(orders: tuple[int, ...], live_pages: tuple[int, ...], tmp_path: Path) -> None:
     dataset = synthetic(1, orders, live_pages).drop_vars("frame_state")
-    listed = figures(dataset, tmp_path)
+    listed = draw_all(figures(dataset, tmp_path))
     assert [stem for stem, _, _ in listed] == [stem for stem in STEMS if not stem.startswith("memory")]
     assert "one seed" in listed[0][2]
 
@@ -195,7 +196,7 @@ def test_more_policies_than_fit_in_a_row_are_drawn_below() -> None:
 
 def test_an_unwritable_folder_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"):
-        figures(synthetic(), tmp_path / "missing")
+        draw_all(figures(synthetic(), tmp_path / "missing"))
 
 
 @pytest.mark.parametrize("state", [*range(11), 16, 17, 18, 19, 255, 77])

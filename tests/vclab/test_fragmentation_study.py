@@ -151,7 +151,7 @@ def test_claims_summary_and_figures(dataset: xr.Dataset, tmp_path: Path) -> None
     assert all(row.threshold and row.left_out for row in rows)
     assert "nothing is decided" in fragmentation.summary(dataset)[-1]
     assert len(fragmentation.summary(several)) == 2
-    stems = [stem for stem, _, _ in fragmentation.figures(dataset, tmp_path)]
+    stems = [draw()[0] for draw in studies.figures("fragmentation", dataset, tmp_path)]
     assert stems == ["served-by-order", "latency-by-order", "causes", "crossover"]
     assert all((tmp_path / f"{stem}.svg").stat().st_size for stem in stems)
 
@@ -159,7 +159,7 @@ def test_claims_summary_and_figures(dataset: xr.Dataset, tmp_path: Path) -> None
 def test_fewer_ways_bring_fewer_rows(dataset: xr.Dataset, tmp_path: Path) -> None:
     only = dataset.sel(way=["vmalloc", "physical"])
     assert [row.sentence.split()[0] for row in fragmentation.claims(only)] == ["May"] * 3
-    assert len(fragmentation.figures(only, tmp_path)) == 3
+    assert len([draw() for draw in studies.figures("fragmentation", only, tmp_path)]) == 3
     assert fragmentation.claims(dataset.sel(way=["vmalloc"])) == []
 
 
@@ -183,7 +183,7 @@ def test_a_fragmentation_that_no_machine_reached_is_said_and_drawn_without(datas
     assert any("aged to 97%" in line for line in fragmentation.summary(missing))
     assert not any("nan" in line for line in fragmentation.summary(missing))
     assert all("97%" not in row.measure for row in fragmentation.claims(missing))
-    assert len(fragmentation.figures(missing, tmp_path)) == 4
+    assert len([draw() for draw in studies.figures("fragmentation", missing, tmp_path)]) == 4
 
 
 def test_same_seed_same_numbers(dataset: xr.Dataset, parameters: Parameters) -> None:
@@ -217,7 +217,7 @@ def test_other_rules_have_rows_and_figures_of_their_own(tmp_path: Path) -> None:
     rows = fragmentation.claims(dataset)
     assert "2.6.24" in rows[-1].sentence
     assert rows[-1].value is not None
-    stems = [stem for stem, _, _ in fragmentation.figures(dataset, tmp_path)]
+    stems = [draw()[0] for draw in studies.figures("fragmentation", dataset, tmp_path)]
     assert stems[-2:] == ["served-by-order-2.6.24", "latency-by-order-2.6.24"]
     # Entries of 2 MiB came to vmalloc long after.
     asked = dataset["outcome"].sel(way="huge-vmalloc").sum("answer")

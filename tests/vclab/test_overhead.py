@@ -264,7 +264,7 @@ def test_claims_summary_and_figures(dataset: xr.Dataset, tmp_path: Path) -> None
     # Frames, time and the flush of 2.6.24 count; spread over a lazy purge the flush does not.
     assert verdicts[2:] == ["holds", "holds", "does not hold", "holds", "holds", "does not hold"]
     assert "nothing is decided" in overhead.summary(dataset)[-1]
-    stems = [stem for stem, _, _ in overhead.figures(dataset, tmp_path)]
+    stems = [draw()[0] for draw in studies.figures("overhead", dataset, tmp_path)]
     assert stems == ["memory-by-order", "rounding", "time-to-allocate", "time-to-free", "flushes"]
     assert all((tmp_path / f"{stem}.svg").stat().st_size for stem in stems)
 

@@ -142,7 +142,7 @@ def test_claims_summary_and_figures(dataset: xr.Dataset, tmp_path: Path) -> None
     assert verdicts[4] == "holds"
     assert "nothing is decided" in unmap.summary(dataset)[-1]
     assert len(unmap.summary(several)) == 3
-    stems = [stem for stem, _, _ in unmap.figures(dataset, tmp_path)]
+    stems = [draw()[0] for draw in studies.figures("unmap", dataset, tmp_path)]
     assert stems == ["cost-against-cpus", "parts-of-a-free", "all-free-at-once", "table-of-2008"]
     assert all((tmp_path / f"{stem}.svg").stat().st_size for stem in stems)
 

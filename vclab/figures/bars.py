@@ -192,7 +192,8 @@ def _draw_rows(axes: Axes, values: Floats, stack: Sequence[Part], text: Callable
     for column, part in enumerate(stack):
         widths = values[:, column]
         look = {"color": part.colour, "hatch": part.hatch, "edgecolor": part.edge, "linewidth": 0.5}
-        axes.barh(np.arange(len(values)), widths, left=starts, height=0.76, **look)  # type: ignore[arg-type]
+        there = np.flatnonzero(widths)
+        axes.barh(there, widths[there], left=starts[there], height=0.76, **look)  # type: ignore[arg-type]
         for row, width in enumerate(widths):
             label = text(float(width))
             if width < per_character * len(label):

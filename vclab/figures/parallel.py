@@ -1,4 +1,4 @@
-"""Drawing several figures at once: half of the work of a report is text and paths, which use one CPU."""
+"""Drawing several figures at once: each is text and paths, which use one CPU."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ def _draw(number: int) -> object:
     return _draws[number]()
 
 
-def draw_all(draws: Sequence[Callable[[], Drawn]]) -> list[Drawn]:
+def _nothing() -> None:
+    pass
+
+
+def draw_all(draws: Sequence[Callable[[], Drawn]], meanwhile: Callable[[], object] = _nothing) -> list[Drawn]:
     """Call functions that draw and save figures, in forked processes where there are CPUs; return their answers.
 
     Parameters
     ----------
     draws : sequence of callables
         Independent of one another, what takes longest last. What they return is passed between processes.
+    meanwhile : callable
+        Called once, in this process.
     """
     processes = min(len(os.sched_getaffinity(0)), len(draws), 4) if hasattr(os, "sched_getaffinity") else 1
     if processes < 2 or multiprocessing.parent_process() is not None:
+        meanwhile()
         return [draw() for draw in draws]
     global _draws  # forked processes find it there, so that nothing large is passed on
     _draws = draws
@@ -34,7 +41,9 @@ def draw_all(draws: Sequence[Callable[[], Drawn]]) -> list[Drawn]:
     try:
         with multiprocessing.get_context("fork").Pool(processes) as pool:
             # The longest first, so that no process is left with it at the end.
-            return pool.map(_draw, reversed(range(len(draws))), chunksize=1)[::-1]  # type: ignore[return-value]
+            drawn = pool.map_async(_draw, reversed(range(len(draws))), chunksize=1)
+            meanwhile()
+            return drawn.get()[::-1]  # type: ignore[return-value]
     finally:
         gc.unfreeze()
         _draws = ()

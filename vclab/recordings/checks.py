@@ -20,14 +20,18 @@ from vclab.recordings.refusal import refusal
 
 #: Migratetypes are numbered 0 to 5 in a kernel with contiguous-memory areas, fewer in others.
 _MAXIMUM_MIGRATETYPE = 5
+#: Events that are checked at once.
+_PIECE = 1 << 16
 _ZONE_OPERATIONS = (Operation.FREE, Operation.REMOVE, Operation.DRAIN, Operation.CLAIM)
 
 
-def _refuse_where(wrong: NDArray[np.bool_], values: NDArray[Any], field: str, where: str, right: str) -> None:
+def _refuse_where(
+    wrong: NDArray[np.bool_], values: NDArray[Any], field: str, where: str, right: str, first_row: int = 0
+) -> None:
     """Refuse the first row that is wrong, naming its value."""
     if wrong.any():
         row = int(wrong.argmax())
-        raise refusal(f"{field} {int(values[row])} in row {row}", where, right)
+        raise refusal(f"{field} {int(values[row])} in row {first_row + row}", where, right)
 
 
 def check_blocks(blocks: BlockMap, first: int, end: int, where: str) -> None:
@@ -52,27 +56,40 @@ def check_stream(stream: ZoneStream, first: int, end: int, where: str) -> None:
 
     Their blocks are to lie inside frames `first` to `end` - 1.
     """
+    # In pieces that stay in a CPU's caches: memory for all events at once would take longer than the checks.
+    for start in range(0, stream.operation.size, _PIECE):
+        piece = slice(max(0, start - 1), start + _PIECE)
+        events = ZoneStream(**{name: column[piece] for name, column in vars(stream).items()})
+        _check_events(events, first, end, piece.start, where)
+
+
+def _check_events(stream: ZoneStream, first: int, end: int, row: int, where: str) -> None:
+    """Check the events from a row on."""
     operation, order, frame = stream.operation, stream.order, stream.frame
+
+    def refuse(wrong: NDArray[np.bool_], values: NDArray[Any], field: str, right: str) -> None:
+        _refuse_where(wrong, values, field, where, right, row)
+
     known = np.isin(operation, _ZONE_OPERATIONS)
-    _refuse_where(~known, operation, "op", where, "a zone's operations are 1, 3, 4 and 5")
-    _refuse_where(order > MAXIMUM_ORDER, order, "order", where, "orders are 0 to 10")
+    refuse(~known, operation, "op", "a zone's operations are 1, 3, 4 and 5")
+    refuse(order > MAXIMUM_ORDER, order, "order", "orders are 0 to 10")
     outside = f"the events' blocks lie within frames {first} to {end - 1}"
-    _refuse_where((frame < first) | (frame >= end), frame, "pfn", where, outside)
+    refuse((frame < first) | (frame >= end), frame, "pfn", outside)
     size = np.int64(1) << order.astype(np.int64)
-    _refuse_where(frame + size > end, frame, "pfn", where, outside)
-    _refuse_where((frame & (size - 1)) != 0, frame, "pfn", where, "an event's block is aligned to its order")
+    refuse(frame + size > end, frame, "pfn", outside)
+    refuse((frame & (size - 1)) != 0, frame, "pfn", "an event's block is aligned to its order")
     lowest = np.where(operation == Operation.FREE, -1, 0)
     wrong_type = (stream.migratetype < lowest) | (stream.migratetype > _MAXIMUM_MIGRATETYPE)
     types = "migratetypes are 0 to 5, or -1 where a free gives none"
-    _refuse_where(wrong_type, stream.migratetype, "migratetype", where, types)
+    refuse(wrong_type, stream.migratetype, "migratetype", types)
     extra = stream.extra
     claim = ((extra & 15) <= MAXIMUM_ORDER) & ((extra >> 4 & 15) <= _MAXIMUM_MIGRATETYPE) & (extra >> 8 <= 1)
     fitting = np.where(operation == Operation.CLAIM, claim, extra <= (operation == Operation.REMOVE))
     meaning = "op 3 has 0 or 1, op 5 an order, a migratetype and a change of ownership, the others 0"
-    _refuse_where(~fitting, extra, "extra", where, meaning)
+    refuse(~fitting, extra, "extra", meaning)
     falling = np.zeros(operation.size, dtype=np.bool_)
     falling[1:] = stream.time_us[1:] < stream.time_us[:-1]
-    _refuse_where(falling, stream.time_us, "time", where, "time does not fall")
+    refuse(falling, stream.time_us, "time", "time does not fall")
 
 
 def _refuse_falling(values: NDArray[Any], field: str, where: str) -> None:

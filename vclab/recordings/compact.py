@@ -185,14 +185,15 @@ def _read_stream(archive: Archive, first: int, frames: int) -> ZoneStream:
     operation = archive.column("op", np.uint8)
     count = operation.size
     times = np.cumsum(archive.column("time_step_us", np.uint32, count), dtype=np.int64)
-    frame_steps = archive.column("frame_step", np.int32, count)
+    first_frames = np.cumsum(archive.column("frame_step", np.int32, count), dtype=np.int64)
+    first_frames += first
     stream = ZoneStream(
         time_us=fitted(times, np.uint32, archive.where("time_step_us")),
         operation=operation,
         order=archive.column("order", np.uint8, count),
         migratetype=archive.column("migratetype", np.int8, count),
         cpu=archive.column("cpu", np.uint8, count),
-        frame=first + np.cumsum(frame_steps, dtype=np.int64),
+        frame=first_frames,
         extra=archive.column("extra", np.uint16, count),
     )
     check_stream(stream, first, first + frames, str(archive.path))

@@ -1,7 +1,8 @@
 """Studies: one module is one question.
 
 A study has ``Parameters`` (what may be set), ``points`` (what can run side by side), ``run_point`` (one of them),
-``combine`` (all of them as one dataset), ``claims`` (what follows) and ``figures`` (how it looks).
+``combine`` (all of them as one dataset) and ``claims`` (what follows); its module ``drawing`` has its ``figures`` (how
+it looks).
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ LEFT_OUT_EVERYWHERE = (
     " NUMA placement, TLB sharing between hardware threads, faults on unsynchronised top-level entries, IA64."
 )
 
+Draw = Callable[[], tuple[str, str, str]]
+"""Writes a figure; returns its file stem, title and caption."""
+
 Progress = Callable[[float, str], None]
 """Called with the share of a point that is done, 0 to 1, and what is being done."""
 
@@ -64,9 +68,6 @@ class Study(Protocol):
     def claims(self, dataset: xr.Dataset) -> list[Claim]:
         """Hold the study's claims against its results."""
 
-    def figures(self, dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
-        """Write figures; return (file stem, title, caption) of each."""
-
     def summary(self, dataset: xr.Dataset) -> list[str]:
         """Return what a reader should know first, in sentences."""
 
@@ -85,14 +86,28 @@ def find(name: str) -> Study:
     """Return a study by name; ``ConfigurationError`` lists what exists if it does not."""
     if name not in STUDIES:
         raise ConfigurationError(f"study {name!r} does not exist; there are {', '.join(STUDIES)}")
-    return cast("Study", importlib.import_module(f"vclab.studies.{name.replace('-', '_')}"))
+    return cast("Study", importlib.import_module(_module(name)))
+
+
+def _module(name: str) -> str:
+    return f"vclab.studies.{name.replace('-', '_')}"
+
+
+def figures(name: str, dataset: xr.Dataset, out: Path) -> list[Draw]:
+    """Return what writes each figure of a study into a folder, which exists, from what its ``combine`` returned.
+
+    Plotting is imported here, so that workers, which only measure, start without it.
+    """
+    drawing: Any = importlib.import_module(f"{_module(name)}.drawing")
+    draws: list[Draw] = drawing.figures(dataset, out)
+    return draws
 
 
 def load_aftermath(name: str) -> None:
     """Import what a study's intervals, figures, report and saving need, which workers do without."""
     for module in (
         "vclab.figures.report",
-        f"vclab.studies.{name.replace('-', '_')}.drawing",
+        f"{_module(name)}.drawing",
         "scipy.special",
         "h5netcdf",
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vclab import presets
 from vclab.figures.curves import Look
 from vclab.figures.style import BLUE, GREEN, MUTED, ORANGE, PURPLE, VERMILLION, new_figure, save, style
 from vclab.mmu import tlb_entries
+from vclab.studies import Draw
 from vclab.studies.access_cost.claims import (
     fewer_times,
     huge_table,
@@ -80,25 +82,12 @@ class Plot:
     mark: tuple[float, str] | None = None
 
 
-def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
-    """Write the study's figures into a folder.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        What ``combine`` returned.
-    out : Path
-        Folder, which exists.
-
-    Returns
-    -------
-    list of (str, str, str)
-        File stem, title and caption of each.
-    """
-    drawn = [_by_pattern(dataset, out), _by_cpu(dataset, out), _by_direct_map(dataset, out), _by_control(dataset, out)]
+def figures(dataset: xr.Dataset, out: Path) -> list[Draw]:
+    """Return what writes each of the study's figures into a folder."""
+    draws = [_by_pattern, _by_cpu, _by_direct_map, _by_control]
     if measured_hashes(dataset):
-        drawn.append(_huge(dataset, out))
-    return drawn
+        draws.append(_huge)
+    return [partial(draw, dataset, out) for draw in draws]
 
 
 def _line(label: str, look: Look, rows: xr.Dataset, values: xr.DataArray, floor: xr.DataArray | None = None) -> Line:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from vclab.studies.awareness.claims import claims, summary
 from vclab.studies.awareness.measure import (
     ASSUMPTIONS,
@@ -17,18 +15,12 @@ from vclab.studies.awareness.measure import (
     run_point,
 )
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import xarray as xr
-
 __all__ = [
     "ASSUMPTIONS",
     "QUICK",
     "Parameters",
     "claims",
     "combine",
-    "figures",
     "measure",
     "points",
     "priced",
@@ -36,13 +28,3 @@ __all__ = [
     "run_point",
     "summary",
 ]
-
-
-def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
-    """Write the study's figures to a folder; return file stem, title and caption of each.
-
-    Plotting is imported here, so that workers, which only measure, start without it.
-    """
-    from vclab.studies.awareness.drawing import figures as draw
-
-    return draw(dataset, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from matplotlib.ticker import FuncFormatter
 from vclab.figures.bars import Bars, parts, stacked_bars
 from vclab.figures.style import BLUE, GREEN, MUTED, VERMILLION, new_figure, save, style
 from vclab.ledger import ACCESS_CAUSES, DATA_CAUSES, OPERATION_CAUSES
+from vclab.studies import Draw
 from vclab.studies.awareness.claims import largest, live_bytes, per_operation
 from vclab.studies.awareness.measure import INSTRUCTIONS
 from vclab.units import PAGE_BYTES, format_bytes
@@ -42,9 +44,10 @@ _FREE = {
 }
 
 
-def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
-    """Write the study's figures into a folder; return file stem, title and caption of each."""
-    return [_cost_against_live_bytes(dataset, out), _lookups_by_cause(dataset, out), _free_by_cause(dataset, out)]
+def figures(dataset: xr.Dataset, out: Path) -> list[Draw]:
+    """Return what writes each of the study's figures into a folder."""
+    draws = (_cost_against_live_bytes, _lookups_by_cause, _free_by_cause)
+    return [partial(draw, dataset, out) for draw in draws]
 
 
 def _line(dataset: xr.Dataset, operation: str, kind: str, phase: str) -> tuple[Floats, Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from vclab.figures.lifetimes import Lifetime, lifetime_curves
 from vclab.figures.maps import Cell, MapPanel, blend, labelled_maps
 from vclab.figures.style import BLUE, GREEN, INK, MUTED, PURPLE, VERMILLION, new_figure, save, style
 from vclab.results import SEEDS_FOR_A_VERDICT
+from vclab.studies import Draw
 from vclab.studies.break_even.balance import Outcome, lifetime
 from vclab.studies.break_even.claims import (
     ALL,
@@ -50,14 +52,14 @@ _GROUPS = {
 ACCESSES = tuple(10**power for power in range(2, 9))
 
 
-def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
-    """Write the study's figures into a folder; return file stem, title and caption of each."""
+def figures(dataset: xr.Dataset, out: Path) -> list[Draw]:
+    """Return what writes each of the study's figures into a folder."""
     return [
-        _map(dataset, out, "serial"),
-        _map(dataset, out, "overlapped"),
-        _lifetimes(dataset, out),
-        _parts(dataset, out),
-        _working_sets(dataset, out),
+        partial(_map, dataset, out, "serial"),
+        partial(_map, dataset, out, "overlapped"),
+        partial(_lifetimes, dataset, out),
+        partial(_parts, dataset, out),
+        partial(_working_sets, dataset, out),
     ]
 
 

@@ -14,8 +14,8 @@ from vclab.figures.bars import Bars, parts, served_bars, stacked_bars, without_e
 from vclab.figures.curves import Curve, Panel, cost_curves
 from vclab.figures.lifetimes import Lifetime, lifetime_curves
 from vclab.figures.memory import frame_pictures, frames_per_pixel
-from vclab.figures.parallel import draw_all
 from vclab.figures.style import save
+from vclab.studies import Draw
 from vclab.studies.cells import is_colouring
 from vclab.studies.fallback.claims import NEGLIGIBLE, control_ratios, live_bytes, per_access, per_request
 from vclab.units import PAGE_BYTES, format_bytes
@@ -37,21 +37,8 @@ POLICIES = {
 }
 
 
-def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
-    """Write the study's figures into a folder.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        What ``combine`` returned.
-    out : Path
-        Folder, which exists.
-
-    Returns
-    -------
-    list of (str, str, str)
-        File stem, title and caption of each.
-    """
+def figures(dataset: xr.Dataset, out: Path) -> list[Draw]:
+    """Return what writes each of the study's figures into a folder."""
     draws = [
         _cost_against_reach,
         _cycles_by_cause,
@@ -63,7 +50,7 @@ def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
     ]
     if "frame_state" in dataset:
         draws.append(_memory_before_after)
-    return draw_all([partial(draw, dataset, out) for draw in draws])
+    return [partial(draw, dataset, out) for draw in draws]
 
 
 def _cell_names(dataset: xr.Dataset) -> dict[str, str]:

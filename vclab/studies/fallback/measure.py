@@ -197,22 +197,19 @@ def run_point(parameters: Parameters, point: Point, progress: Progress) -> xr.Da
     progress(0.02, "ageing memory")
     aged = parameters.age(system)
     after = _frame_states(system)
-    # The largest orders take longest, so parts take every so many of them.
-    orders = sorted(parameters.orders[::-1][point.part :: point.parts])
+    orders = _orders_of(parameters, point)
     parts = []
     for done, order in enumerate(orders):
         progress(0.3 + 0.55 * done / len(orders), f"order {order}")
         cells = _measure_cells(system, parameters, order, point.seed)
         parts.append(cells.merge(_run_policies(system, parameters, order, point.seed)))
     dataset = xr.concat(parts, xr.Variable("order", orders))
-    progress(0.85, "controls")
-    controlled = [order for order in parameters.controlled if order in orders]
-    if controlled:
-        dataset["control_events"] = xr.concat(
-            [_measure_controls(system, parameters, order, point.seed) for order in controlled],
-            xr.Variable("control_order", controlled),
-        )
     if point.part == 0:
+        progress(0.85, "controls")
+        dataset["control_events"] = xr.concat(
+            [_measure_controls(system, parameters, order, point.seed) for order in parameters.controlled],
+            xr.Variable("control_order", parameters.controlled),
+        )
         progress(0.97, "awareness")
         dataset = dataset.merge(_measure_awareness(system, parameters, point.seed))
     dataset["unusable_index"] = xr.Variable("target_order", [system.unusable_free_index(order) for order in range(11)])
@@ -235,13 +232,22 @@ def _joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     if len(parts) == 1:
         return parts[0]
     # What has no order is the same in every part, or only in one.
-    without = [part.drop_dims(["order", "control_order"], errors="ignore") for part in parts]
+    without = [part.drop_dims("order") for part in parts]
     shared = xr.merge(without, compat="identical", combine_attrs="drop")
     by_order = [part[[name for name in part.data_vars if "order" in part[name].dims]] for part in parts]
-    controls = [part[["control_events"]] for part in parts if "control_events" in part]
-    joined = [xr.concat(by_order, "order").sortby("order"), shared]
-    joined.append(xr.concat(controls, "control_order").sortby("control_order"))
-    return xr.merge(joined, combine_attrs="drop")
+    return xr.merge([xr.concat(by_order, "order").sortby("order"), shared], combine_attrs="drop")
+
+
+def _orders_of(parameters: Parameters, point: Point) -> list[int]:
+    """Return the orders of a part, ascending: from the largest on, each falls to the part with the least to do."""
+    work = [0] * point.parts
+    taken: list[list[int]] = [[] for _ in work]
+    for order in reversed(parameters.orders):
+        part = work.index(min(work))
+        taken[part].insert(0, order)
+        # What every order takes alike is as much as the accesses to so many frames.
+        work[part] += 128 + (1 << order)
+    return taken[point.part]
 
 
 def _frame_states(system: System) -> npt.NDArray[np.uint8]:

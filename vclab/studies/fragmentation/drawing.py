@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.lines import Line2D
 from vclab import presets
 from vclab.figures.bars import Bars, parts, stacked_bars, without_empty
 from vclab.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILLION, new_figure, save, style
+from vclab.studies import Draw
 from vclab.studies.demand import exists, label
 from vclab.studies.fragmentation.claims import FAST, INSISTS, conditions, cpu_time, mean_ratio, served, where
 
@@ -47,15 +49,19 @@ _CAUSES = {
 _SHOWN = (3, 5, 7, 9)
 
 
-def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
-    """Write the study's figures into a folder; return file stem, title and caption of each."""
+def figures(dataset: xr.Dataset, out: Path) -> list[Draw]:
+    """Return what writes each of the study's figures into a folder."""
     first, *others = dataset["linux"].values.tolist()
-    drawn = [_success(dataset, out, first), _latency(dataset, out, first), _causes(dataset, out)]
+    draws: list[Draw] = [
+        partial(_success, dataset, out, first),
+        partial(_latency, dataset, out, first),
+        partial(_causes, dataset, out),
+    ]
     if {INSISTS, FAST} <= set(dataset["way"].values.tolist()):
-        drawn.append(_map(dataset, out))
+        draws.append(partial(_map, dataset, out))
     for linux in others:
-        drawn += [_success(dataset, out, linux), _latency(dataset, out, linux)]
-    return drawn
+        draws += [partial(_success, dataset, out, linux), partial(_latency, dataset, out, linux)]
+    return draws
 
 
 def _stem(dataset: xr.Dataset, name: str, linux: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from matplotlib.ticker import FuncFormatter
 from vclab.figures.bars import Bars, parts, stacked_bars
 from vclab.figures.style import BLUE, GREEN, INK, VERMILLION, new_figure, save, style
 from vclab.policies import HUGE_ORDER
+from vclab.studies import Draw
 from vclab.studies.overhead.claims import (
     FLUSH_CAUSES,
     latest,
@@ -44,14 +46,14 @@ _GROUPS = {
 _SHOWN = (0, 3, 5, 9, 12)
 
 
-def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
-    """Write the study's figures into a folder; return file stem, title and caption of each."""
+def figures(dataset: xr.Dataset, out: Path) -> list[Draw]:
+    """Return what writes each of the study's figures into a folder."""
     return [
-        _memory_by_order(dataset, out),
-        _rounding(dataset, out),
-        _time_by_cause(dataset, out, "allocate"),
-        _time_by_cause(dataset, out, "free"),
-        _flushes(dataset, out),
+        partial(_memory_by_order, dataset, out),
+        partial(_rounding, dataset, out),
+        partial(_time_by_cause, dataset, out, "allocate"),
+        partial(_time_by_cause, dataset, out, "free"),
+        partial(_flushes, dataset, out),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from vclab.figures.bars import Bars, parts, stacked_bars
 from vclab.figures.style import BLUE, GREEN, INK, PURPLE, VERMILLION, new_figure, save, style
+from vclab.studies import Draw
 from vclab.studies.unmap.claims import totals
 from vclab.studies.unmap.measure import middle_order
 
@@ -22,9 +24,10 @@ _NAMES = {"eager": "eager (2.6.24)", "2.6.28": "lazy (2.6.28)", "lazy": "lazy, n
 _SHOWN = (1, 2, 8, 64)
 
 
-def figures(dataset: xr.Dataset, out: Path) -> list[tuple[str, str, str]]:
-    """Write the study's figures into a folder; return file stem, title and caption of each."""
-    return [_against_cpus(dataset, out), _parts(dataset, out), _at_once(dataset, out), _table_of_2008(dataset, out)]
+def figures(dataset: xr.Dataset, out: Path) -> list[Draw]:
+    """Return what writes each of the study's figures into a folder."""
+    draws = (_against_cpus, _parts, _at_once, _table_of_2008)
+    return [partial(draw, dataset, out) for draw in draws]
 
 
 def _prepare(axes: Axes, counts: list[int], label: str) -> None:
