@@ -464,6 +464,9 @@ def main(arguments: list[str] | None = None) -> int:
         return DONE
     except KeyboardInterrupt:
         print("vclab: interrupted", file=sys.stderr)
+        # Had it come within exec(), which modules call while they load, CPython would note it for its end (pythonrun.c,
+        # run_eval_code_obj) and end by the signal whatever is returned here. Another exec() takes the note away.
+        exec("")
         return INTERRUPTED
     return status if isinstance(status, int) else DONE
 

@@ -98,7 +98,6 @@ def test_help_has_examples(tmp_path: Path) -> None:
         ["run", "--set", "seeds=none"],
         ["run", "--set", "cpu=zen9"],
         ["run", "--set", "orders=[3, 3]"],
-        ["run", "--jobs", "1", *small("memory=4MiB", "orders=[9]", "live_pages=[64]")],
         ["run", "--jobs", "0"],
         ["run", "--jobs", "many"],
         ["run", "absent.toml"],
@@ -111,7 +110,30 @@ def test_help_has_examples(tmp_path: Path) -> None:
         ["replay"],
     ],
 )
-def test_bad_input_gets_one_line_and_status_2(arguments: list[str], tmp_path: Path) -> None:
+def test_bad_input_gets_one_line_and_status_2(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "blocked").write_text("a file")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    shown = capfd.readouterr()
+    assert shown.err.startswith("vclab: error: ")
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+    assert [file.name for file in tmp_path.iterdir()] == ["blocked"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["frobnicate"],
+        ["run", "--bogus"],
+        ["run", "--out", "blocked/below"],
+        ["run", "--jobs", "1", *small("memory=4MiB", "orders=[9]", "live_pages=[64]")],
+        ["replay", "blocked", "--check"],
+    ],
+)
+def test_a_process_with_bad_input_ends_so_whenever_it_is_found(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "blocked").write_text("a file")
     done = vclab(*arguments, cwd=tmp_path)
     assert done.returncode == 2
@@ -166,6 +188,17 @@ def test_ctrl_c_leaves_nothing_behind(jobs: str, tmp_path: Path) -> None:
     assert stderr.splitlines()[-1] == "vclab: interrupted"
     assert "Traceback" not in stderr
     assert not folder.exists()
+
+
+def test_ctrl_c_while_a_module_loads_has_its_status_too(tmp_path: Path) -> None:
+    """Dataclasses and named tuples are made by exec(), where CPython remembers an interrupt though it is caught."""
+    lines = ["import sys", "from vclab import cli", "@cli.app.command", "def load() -> None:"]
+    lines += ["    exec('raise KeyboardInterrupt')", "sys.exit(cli.main(['load']))"]
+    (tmp_path / "interrupted.py").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines() == ["vclab: interrupted"]
+    assert done.returncode == 130
 
 
 def test_replay_check_exits_with_1_below_a_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
