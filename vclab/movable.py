@@ -20,7 +20,7 @@ from vckernels.buddy import ALLOCATED, ORDERS, Migratetype
 from vckernels.causes import Cause
 from vckernels.compactcontrol import Compaction, RunField, new_compaction
 from vckernels.compaction import CompactPriority, CompactResult
-from vckernels.movelog import EVICTED, Moves, new_moves
+from vckernels.movelog import EVICTED, STALE, Moves, new_moves
 from vckernels.pages import ACTIVE, ANONYMOUS, ANONYMOUS_FRAMES, DIRTY, Lru, Pages, new_pages
 from vckernels.workingset import Reclaim, ReclaimField, new_reclaim
 from vclab.errors import ConfigurationError, InvalidFree, OutOfMemory
@@ -79,7 +79,7 @@ class MovablePages:
         self.reclaim_state: Reclaim = new_reclaim(0, swap)
         self._forgotten: list[Leaves] = []
         self.reached = False
-        """Whether CPUs may have noted in the leaves of pages that they were accessed, since reclaim ran last."""
+        """Whether CPUs may have noted anything in the leaves of pages: programs have accessed addresses of theirs."""
         self._pinned = np.zeros(zone.frames, np.bool_)
         """Frames at which blocks begin that somebody holds on to; checked when blocks become pages."""
         self._frees = -1
@@ -272,16 +272,21 @@ class MovablePages:
     def _apply_moves(self) -> None:
         """Let page tables follow the log, in its order: a page may have moved before it was evicted."""
         used = int(self.moves.used[0])
-        gone = self.moves.new[:used] == EVICTED
-        ends = [*(np.flatnonzero(np.diff(gone)) + 1).tolist(), used]
+        owners, orders, new = self.moves.owners[:used].astype(np.int64), self.moves.orders[:used], self.moves.new[:used]
+        stale = new == STALE
+        if stale.any():
+            # Only reclaim says so, which moves nothing: when is all one.
+            self._forgotten.append(self.region.stale(owners[stale], orders[stale]))
+            owners, orders, new = owners[~stale], orders[~stale], new[~stale]
+        gone = new == EVICTED
+        ends = [*(np.flatnonzero(np.diff(gone)) + 1).tolist(), len(gone)]
         start = 0
-        for end in ends if used else []:
-            owners = self.moves.owners[start:end].astype(np.int64)
-            orders = self.moves.orders[start:end]
+        for end in ends if len(gone) else []:
+            part = slice(start, end)
             if gone[start]:
-                leaves = self.region.reclaimed(owners, orders)
+                leaves = self.region.reclaimed(owners[part], orders[part])
             else:
-                leaves = self.region.moved(owners, orders, self.moves.new[start:end] + self.zone.first_frame)
+                leaves = self.region.moved(owners[part], orders[part], new[part] + self.zone.first_frame)
             self._forgotten.append(leaves)
             start = end
         self.moves.used[0] = 0
@@ -302,14 +307,11 @@ class MovablePages:
         if self.zone.buddy.counters[Cause.FREE] != self._frees:
             # A zone that was given up is not any more once a block comes to its free lists (2.6.24: free_pages_bulk).
             self.reclaim_state.fields[[ReclaimField.SCANNED_IN_VAIN, ReclaimField.UNRECLAIMABLE]] = 0
-        if self.reached:
-            self.reached = False
-            written = self.region.take_bits(self.zone, self.pages)
-            if len(written.addresses):
-                self._forgotten.append(written)
+        zone, entries = self.zone, self.region.entries(self.reached)
         answer = PAUSED
         while answer == PAUSED:
-            answer = int(self.rules.advance(self.zone.buddy, self.pages, self.limits, self.reclaim_state, self.moves))
+            state = self.reclaim_state
+            answer = int(self.rules.advance(zone.buddy, self.pages, self.limits, state, entries, self.moves))
             self._apply_moves()
         self._frees = int(self.zone.buddy.counters[Cause.FREE])
         return answer

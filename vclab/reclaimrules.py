@@ -12,6 +12,7 @@ from vckernels import lumpy, reclaim
 from vckernels.buddy import Buddy
 from vckernels.movelog import Moves
 from vckernels.pages import Pages
+from vckernels.referenced import Entries
 from vckernels.workingset import Reclaim
 
 Limits = npt.NDArray[np.int64]
@@ -40,7 +41,7 @@ class ReclaimRules:
     compacts: bool
     begin_direct: Callable[[Buddy, Limits, Reclaim, int, int], None]
     begin_kswapd: Callable[[Buddy, Limits, Reclaim, int, int], None]
-    advance: Callable[[Buddy, Pages, Limits, Reclaim, Moves], int]
+    advance: Callable[[Buddy, Pages, Limits, Reclaim, Entries, Moves], int]
 
 
 PAUSED = reclaim.PAUSED

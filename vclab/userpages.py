@@ -10,12 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vckernels import entry, referenced, remap
+from vckernels import entry, remap
 from vckernels.causes import Status
-from vckernels.pages import Pages
+from vckernels.referenced import Entries
 from vclab.errors import ConfigurationError
 from vclab.mapping import PageTables
-from vclab.memory import Zone
 from vclab.units import PAGE_SHIFT
 
 REGION_START = 1 << 44
@@ -96,15 +95,13 @@ class UserRegion:
         status = remap.clear_leaves(self.tables.state, np.uint64(REGION_START), owners, orders)
         return self._forget(owners, orders, status)
 
-    def take_bits(self, zone: Zone, pages: Pages) -> Leaves:
-        """Move what CPUs have noted of a zone's pages into their flags; return what CPUs must forget.
+    def stale(self, owners: npt.NDArray[np.int64], orders: npt.NDArray[np.int8]) -> Leaves:
+        """Return what CPUs must forget of pages that stay mapped where they are."""
+        return self._forget(owners, orders, Status.OK)
 
-        Those are the pages written since: their next write is to be noted again.
-        """
-        written = np.empty(self.used, np.int64)
-        start, tables = np.uint64(REGION_START), self.tables.state
-        count = int(referenced.take_bits(tables, start, zone.buddy, pages, zone.first_frame, written))
-        return self._forget(written[:count], np.zeros(count, np.int8), Status.OK)
+    def entries(self, noted: bool) -> Entries:
+        """Return the leaves as reclaim looks at them, until the tables grow; ``noted``: CPUs may have set bits."""
+        return Entries(self.tables.state, np.uint64(REGION_START), noted)
 
     def _forget(self, owners: npt.NDArray[np.int64], orders: npt.NDArray[np.int8], status: int) -> Leaves:
         if status != Status.OK:

@@ -6,8 +6,8 @@ it had to write. Rules: ``mm/vmscan.c`` of 2.6.24: ``isolate_lru_pages``, ``shri
 ``shrink_inactive_list``, ``shrink_active_list``, ``shrink_zone``, ``try_to_free_pages``, ``balance_pgdat``; 2.6.23 has
 the same.
 
-Freed pages go to the cold list of the CPU that reclaims, where there is one, one by one; the kernel frees fourteen at a
-time from the last to the first (``__pagevec_release_nonlru``).
+Freed pages are gathered in vectors of fourteen. Of each they go one by one, the last one first, to the cold list of the
+CPU that reclaims, where there is one (``__pagevec_release_nonlru``, ``__pagevec_free``).
 
 Anonymous pages are mapped, those of files are not (they are read and written by system calls). Pages have one frame, as
 all on the lists had then. Caches of kernel objects are none of it. Waiting for devices is counted and takes no time.
@@ -21,8 +21,9 @@ import numpy.typing as npt
 from vckernels.buddy import Buddy, free_frames
 from vckernels.causes import Cause
 from vckernels.compactcontrol import COSTLY_ORDER
+from vckernels.freeing import VECTOR, release_vector
 from vckernels.jit import kernel, unsigned
-from vckernels.movelog import Moves, has_room
+from vckernels.movelog import STALE, Moves, has_room, log_move
 from vckernels.pages import (
     ACCESSED,
     ACTIVE,
@@ -39,7 +40,8 @@ from vckernels.pages import (
     oldest_page,
     put_page,
 )
-from vckernels.shrink import evict
+from vckernels.referenced import Entries, take_accessed, take_dirty
+from vckernels.shrink import detach
 from vckernels.watermark import Limit, zone_watermark_ok_2_6_24
 from vckernels.workingset import FIRST_PRIORITY, SWAP_CLUSTER, Reclaim, ReclaimField
 
@@ -47,8 +49,10 @@ INACTIVE = int(Lru.INACTIVE_FILE)
 ACTIVE_LIST = int(Lru.ACTIVE_FILE)
 PAUSED = -1
 """Answer of :func:`advance_lumpy`: the log is full; advance again once it is empty."""
-LUMP_ENTRIES = 1024 + SWAP_CLUSTER
+LUMP_PAGES = 1024 + SWAP_CLUSTER
 """Pages that are taken at once at most."""
+LUMP_ENTRIES = 3 * LUMP_PAGES
+"""Entries of the log for a turn of both lists: all active pages looked at, all inactive ones so and evicted."""
 
 
 @kernel
@@ -97,10 +101,17 @@ def hold_lumps(buddy: Buddy, pages: Pages, reclaim: Reclaim, chosen: int, frames
 
 
 @kernel(inline=True)
-def _forget_use(pages: Pages, page: int) -> bool:
-    """Return whether a page was used since it was looked at last, and clear that (``page_referenced``)."""
+def _forget_use(buddy: Buddy, pages: Pages, entries: Entries, moves: Moves, page: int) -> bool:
+    """Return whether a page was used since it was looked at last, and clear that (``page_referenced``).
+
+    CPUs forget the translation of what they had accessed, so that the next access is noted: x86 flushed it until Linux
+    3.15 (``ptep_clear_flush_young``). So a page without an accessed bit is in no TLB.
+    """
     flags = flags_of(pages, page)
     pages.flags[unsigned(page)] = flags & ~(ACCESSED | REFERENCED)
+    if take_accessed(entries, pages, page, np.int64(1)):
+        log_move(buddy, pages, moves, page, np.int64(STALE))
+        return True
     return flags & (ACCESSED | REFERENCED) != 0
 
 
@@ -116,7 +127,9 @@ def _write(buddy: Buddy, pages: Pages, page: int) -> None:
 
 
 @kernel
-def _free_held(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves, count: int) -> tuple[int, int]:
+def _free_held(
+    buddy: Buddy, pages: Pages, reclaim: Reclaim, entries: Entries, moves: Moves, count: int
+) -> tuple[int, int]:
     """Free what can be freed of the held pages; return how many are left in ``held``, and how many were freed.
 
     Entries of pages that were written are negative, ``~page``; when looked at again, they are clean.
@@ -126,6 +139,8 @@ def _free_held(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves, count
     ----------
     buddy, pages, reclaim : Buddy, Pages, Reclaim
         Mutated.
+    entries : Entries
+        Mutated: bits of the pages.
     moves : Moves
         Written.
     count : int
@@ -135,27 +150,39 @@ def _free_held(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves, count
     spares = fields[ReclaimField.ORDER] <= COSTLY_ORDER
     left = 0
     freed = 0
+    # What is to be freed waits behind all that can be held.
+    gathered = 0
     for i in range(count):
         page = reclaim.held[unsigned(i)]
         page = ~page if page < 0 else page
         fields[ReclaimField.SCANNED] += 1
         anonymous = flags_of(pages, page) & ANONYMOUS != 0
         fields[ReclaimField.SCANNED] += anonymous
-        used = _forget_use(pages, page)
+        used = _forget_use(buddy, pages, entries, moves, page)
         flags = flags_of(pages, page)
         full = anonymous and fields[ReclaimField.SWAP_FREE] < 1
         if (spares and used and anonymous) or full or flags & UNEVICTABLE:
             pages.flags[unsigned(page)] = flags | ACTIVE
             buddy.counters[Cause.PAGE_ACTIVATION] += 1
-        elif flags & DIRTY == 0:
-            evict(buddy, pages, reclaim, moves, page, True)
-            freed += 1
-            continue
-        elif not (spares and used) and fields[ReclaimField.MAY_WRITE]:
-            _write(buddy, pages, page)
-            page = ~page
+        else:
+            if take_dirty(entries, pages, page, np.int64(1)):
+                flags |= DIRTY
+                pages.flags[unsigned(page)] = flags
+            if flags & DIRTY == 0:
+                detach(buddy, pages, reclaim, moves, page)
+                reclaim.held[unsigned(LUMP_PAGES + gathered)] = page
+                gathered += 1
+                if gathered == VECTOR:
+                    release_vector(buddy, pages, reclaim.held, LUMP_PAGES, gathered, True)
+                    gathered = 0
+                freed += 1
+                continue
+            if not (spares and used) and fields[ReclaimField.MAY_WRITE]:
+                _write(buddy, pages, page)
+                page = ~page
         reclaim.held[unsigned(left)] = page
         left += 1
+    release_vector(buddy, pages, reclaim.held, LUMP_PAGES, gathered, True)
     return left, freed
 
 
@@ -172,7 +199,7 @@ def _deactivate_held(buddy: Buddy, pages: Pages, reclaim: Reclaim, count: int) -
 
 
 @kernel
-def shrink_inactive_2_6_24(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves) -> int:
+def shrink_inactive_2_6_24(buddy: Buddy, pages: Pages, reclaim: Reclaim, entries: Entries, moves: Moves) -> int:
     """Scan 32 frames at the end of the inactive list, more with neighbours; return the frames freed.
 
     What was written lies at the list's end afterwards, clean; the rest goes back to the heads of the lists.
@@ -182,19 +209,21 @@ def shrink_inactive_2_6_24(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: 
     ----------
     buddy, pages, reclaim : Buddy, Pages, Reclaim
         Mutated.
+    entries : Entries
+        Mutated: bits of the pages that are looked at.
     moves : Moves
-        Written; it has room for ``LUMP_ENTRIES``.
+        Written; it has room for ``2 * LUMP_PAGES``.
     """
     fields = reclaim.fields
     costly = fields[ReclaimField.ORDER] > COSTLY_ORDER
     frees = buddy.counters[Cause.FREE]
     count, _ = hold_lumps(buddy, pages, reclaim, INACTIVE, SWAP_CLUSTER, costly)
     _deactivate_held(buddy, pages, reclaim, count)
-    left, freed = _free_held(buddy, pages, reclaim, moves, count)
+    left, freed = _free_held(buddy, pages, reclaim, entries, moves, count)
     if freed < count and costly and fields[ReclaimField.KSWAPD] == 0:
         buddy.counters[Cause.CONGESTION_WAIT] += 1
         _deactivate_held(buddy, pages, reclaim, left)
-        left, more = _free_held(buddy, pages, reclaim, moves, left)
+        left, more = _free_held(buddy, pages, reclaim, entries, moves, left)
         freed += more
     for i in range(left):
         page = reclaim.held[unsigned(i)]
@@ -228,11 +257,17 @@ def wants_mapped(pages: Pages, limits: npt.NDArray[np.int64], reclaim: Reclaim) 
 
 @kernel
 def shrink_active_2_6_24(
-    buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], reclaim: Reclaim, frames: int
+    buddy: Buddy,
+    pages: Pages,
+    limits: npt.NDArray[np.int64],
+    reclaim: Reclaim,
+    entries: Entries,
+    moves: Moves,
+    frames: int,
 ) -> None:
     """Make pages at the end of the active list inactive, mapped ones if need be. Rule: ``shrink_active_list``.
 
-    Mutates lists, flags, counters, and the run's fields.
+    Mutates lists, flags, counters, the run's fields, and entries of the pages whose use matters.
     """
     mapped_too = wants_mapped(pages, limits, reclaim)
     no_swap = reclaim.fields[ReclaimField.SWAP_TOTAL] == 0
@@ -240,7 +275,7 @@ def shrink_active_2_6_24(
     for i in range(count):
         page = reclaim.held[unsigned(i)]
         anonymous = flags_of(pages, page) & ANONYMOUS != 0
-        stays = anonymous and (not mapped_too or no_swap or _forget_use(pages, page))
+        stays = anonymous and (not mapped_too or no_swap or _forget_use(buddy, pages, entries, moves, page))
         if not stays:
             pages.flags[unsigned(page)] = flags_of(pages, page) & ~ACTIVE
             buddy.counters[Cause.PAGE_DEACTIVATION] += 1
@@ -270,7 +305,9 @@ def _plan(pages: Pages, reclaim: Reclaim) -> None:
 
 
 @kernel
-def _scan(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], reclaim: Reclaim, moves: Moves) -> bool:
+def _scan(
+    buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], reclaim: Reclaim, entries: Entries, moves: Moves
+) -> bool:
     """Go on with a pass; return whether it is finished, or else the log is full. Rule: ``shrink_zone``."""
     fields = reclaim.fields
     left = reclaim.left
@@ -280,10 +317,10 @@ def _scan(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], reclaim: Re
         if left[ACTIVE_LIST] > 0:
             frames = min(left[ACTIVE_LIST], SWAP_CLUSTER)
             left[ACTIVE_LIST] -= frames
-            shrink_active_2_6_24(buddy, pages, limits, reclaim, frames)
+            shrink_active_2_6_24(buddy, pages, limits, reclaim, entries, moves, frames)
         if left[INACTIVE] > 0:
             left[INACTIVE] -= min(left[INACTIVE], SWAP_CLUSTER)
-            fields[ReclaimField.RECLAIMED] += shrink_inactive_2_6_24(buddy, pages, reclaim, moves)
+            fields[ReclaimField.RECLAIMED] += shrink_inactive_2_6_24(buddy, pages, reclaim, entries, moves)
     fields[ReclaimField.SCANNING] = 0
     return True
 
@@ -331,7 +368,9 @@ def _note_congestion(buddy: Buddy, reclaim: Reclaim, scanned: int) -> None:
 
 
 @kernel
-def _advance_request(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], reclaim: Reclaim, moves: Moves) -> int:
+def _advance_request(
+    buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], reclaim: Reclaim, entries: Entries, moves: Moves
+) -> int:
     """Go on with a request's own reclaim: 1 if there was progress, else 0, or ``PAUSED``."""
     fields = reclaim.fields
     while fields[ReclaimField.PRIORITY] >= 0:
@@ -340,7 +379,7 @@ def _advance_request(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], 
             fields[ReclaimField.PROGRESS] = not _has_nothing(reclaim)
             if fields[ReclaimField.PROGRESS]:
                 _plan(pages, reclaim)
-        if fields[ReclaimField.SCANNING] and not _scan(buddy, pages, limits, reclaim, moves):
+        if fields[ReclaimField.SCANNING] and not _scan(buddy, pages, limits, reclaim, entries, moves):
             return PAUSED
         if fields[ReclaimField.RECLAIMED] >= SWAP_CLUSTER:
             fields[ReclaimField.PREVIOUS_PRIORITY] = fields[ReclaimField.PRIORITY]
@@ -364,7 +403,9 @@ def _begin_kswapd_priority(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.in
 
 
 @kernel
-def _advance_kswapd(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], reclaim: Reclaim, moves: Moves) -> int:
+def _advance_kswapd(
+    buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], reclaim: Reclaim, entries: Entries, moves: Moves
+) -> int:
     """Go on with kswapd's run: the frames it freed, or ``PAUSED``.
 
     It begins anew with the first priority until the zone is balanced or given up.
@@ -376,7 +417,7 @@ def _advance_kswapd(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], r
                 first = fields[ReclaimField.PRIORITY] == FIRST_PRIORITY
                 fields[ReclaimField.PREVIOUS_PRIORITY] = fields[ReclaimField.PRIORITY] + (not first)
                 return fields[ReclaimField.RECLAIMED]
-        if fields[ReclaimField.SCANNING] and not _scan(buddy, pages, limits, reclaim, moves):
+        if fields[ReclaimField.SCANNING] and not _scan(buddy, pages, limits, reclaim, entries, moves):
             return PAUSED
         lists = pages.lengths[ACTIVE_LIST] + pages.lengths[INACTIVE]
         fields[ReclaimField.TOTAL_SCANNED] += fields[ReclaimField.SCANNED]
@@ -394,7 +435,9 @@ def _advance_kswapd(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], r
 
 
 @kernel
-def advance_lumpy(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], reclaim: Reclaim, moves: Moves) -> int:
+def advance_lumpy(
+    buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], reclaim: Reclaim, entries: Entries, moves: Moves
+) -> int:
     """Go on with a run until it is finished or the log is full.
 
     Returns ``PAUSED``; or 1 if a request's own reclaim made progress and 0 if not; or the frames that kswapd freed.
@@ -405,9 +448,11 @@ def advance_lumpy(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], rec
         Mutated.
     limits : int64[LIMITS]
         Read.
+    entries : Entries
+        Of the pages; mutated: bits of those that are looked at.
     moves : Moves
         Written.
     """
     if reclaim.fields[ReclaimField.KSWAPD]:
-        return _advance_kswapd(buddy, pages, limits, reclaim, moves)
-    return _advance_request(buddy, pages, limits, reclaim, moves)
+        return _advance_kswapd(buddy, pages, limits, reclaim, entries, moves)
+    return _advance_request(buddy, pages, limits, reclaim, entries, moves)

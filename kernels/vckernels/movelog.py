@@ -1,4 +1,4 @@
-"""The log of pages that moved or were evicted, by which their owners' mappings follow."""
+"""The log of pages that moved or were evicted, by which their owners' mappings and what CPUs know of them follow."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from vckernels.pages import Pages
 
 EVICTED = -1
 """New frame of a page that is in memory no more."""
+STALE = -2
+"""New frame of a page that stays where it is, but whose translation all CPUs must forget."""
 
 
 class Moves(NamedTuple):
@@ -21,7 +23,7 @@ class Moves(NamedTuple):
     Attributes
     ----------
     old, new : int64[n]
-        First frames before and after; ``EVICTED`` after if the page was reclaimed.
+        First frames before and after; ``EVICTED`` after if the page was reclaimed, or ``STALE``.
     owners : int32[n]
         Owner's id of the first frame.
     orders : int8[n]

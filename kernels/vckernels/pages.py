@@ -27,7 +27,7 @@ ACTIVE = 2
 REFERENCED = 4
 """Flag: one use was noticed since the page came to its list (``PG_referenced``)."""
 ACCESSED = 8
-"""Flag: a page-table entry of the page has its accessed bit set; clears when looked at (``folio_referenced``)."""
+"""Flag: a program has used the page, which no CPU has noted in its entries; cleared when looked at."""
 DIRTY = 16
 """Flag: the page differs from its backing."""
 UNEVICTABLE = 32
@@ -280,7 +280,7 @@ def mark_used(buddy: Buddy, pages: Pages, frame: int) -> int:
 
 @kernel
 def touch_pages(pages: Pages, frames: npt.NDArray[np.int64], write: bool) -> None:
-    """Set what a CPU sets when it reaches pages through a page-table entry: the accessed bit, and dirty on a write.
+    """Set what says that pages were used through a page-table entry, without the entry: accessed, and dirty on a write.
 
     Parameters
     ----------

@@ -21,6 +21,7 @@ from vckernels.compaction import is_suitable
 from vckernels.jit import kernel
 from vckernels.movelog import Moves
 from vckernels.pages import Lru, Pages
+from vckernels.referenced import Entries
 from vckernels.scanplan import count_scans, prepare, scan_lists
 from vckernels.shrink import age_anonymous
 from vckernels.watermark import Limit, zone_watermark_ok
@@ -125,7 +126,9 @@ def _begin_pass(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], recla
 
 
 @kernel
-def _begin_priority(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], reclaim: Reclaim) -> bool:
+def _begin_priority(
+    buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], reclaim: Reclaim, entries: Entries
+) -> bool:
     """Begin a priority of a request's own reclaim or of kswapd; return False if kswapd has nothing to do.
 
     Mutates ``fields``, ``left``, ``targets``, and lists by background ageing.
@@ -143,7 +146,7 @@ def _begin_priority(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], r
             return False
         fields[ReclaimField.MAY_WRITE] = fields[ReclaimField.BOOST_LEFT] == 0
         fields[ReclaimField.MAY_SWAP] = fields[ReclaimField.BOOST_LEFT] == 0
-        age_anonymous(buddy, pages, reclaim)
+        age_anonymous(buddy, pages, reclaim, entries)
         fields[ReclaimField.TO_RECLAIM] = max(limits[Limit.HIGH] + limits[Limit.BOOST], SWAP_CLUSTER)
     elif order > COSTLY_ORDER and _compaction_ready(buddy, limits, reclaim):
         fields[ReclaimField.COMPACTION_READY] = 1
@@ -211,7 +214,9 @@ def _end(limits: npt.NDArray[np.int64], reclaim: Reclaim) -> None:
 
 
 @kernel
-def advance_reclaim(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], reclaim: Reclaim, moves: Moves) -> int:
+def advance_reclaim(
+    buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], reclaim: Reclaim, entries: Entries, moves: Moves
+) -> int:
     """Go on with a run until it is finished or the log is full.
 
     Returns ``PAUSED``; or the frames that a request's own reclaim freed, 1 if none but compaction can begin; or the
@@ -223,6 +228,8 @@ def advance_reclaim(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], r
         Mutated.
     limits : int64[LIMITS]
         ``BOOST`` and ``RECLAIM_ACTIVE`` are mutated where kswapd ends.
+    entries : Entries
+        Of the pages; mutated: bits of those that are looked at.
     moves : Moves
         Written.
     """
@@ -230,10 +237,10 @@ def advance_reclaim(buddy: Buddy, pages: Pages, limits: npt.NDArray[np.int64], r
     kswapd = fields[ReclaimField.KSWAPD] != 0
     while True:
         if fields[ReclaimField.SCANNING] == 0:
-            if not _begin_priority(buddy, pages, limits, reclaim):
+            if not _begin_priority(buddy, pages, limits, reclaim, entries):
                 break
         if fields[ReclaimField.SCANNING]:
-            if not scan_lists(buddy, pages, reclaim, moves):
+            if not scan_lists(buddy, pages, reclaim, entries, moves):
                 return PAUSED
             reclaimed = fields[ReclaimField.RECLAIMED] - fields[ReclaimField.PASS_BEGAN]
             if reclaimed > 0:

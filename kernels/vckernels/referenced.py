@@ -1,64 +1,85 @@
-"""What CPUs note in page-table entries reaches reclaim: accessed and dirty bits become a page's flags.
+"""What CPUs note in page-table entries, as reclaim finds it: by a page's own entries, when it looks at that page.
 
-The kernel reads and clears the accessed bits of a page's entries when reclaim looks at the page, and takes over the
-dirty bits when it unmaps it. Here the bits of all entries are taken over before a run of reclaim looks at anything,
-which comes to the same: a flag stays until its page is looked at, or written. Clearing an accessed bit lets no CPU
-forget anything; who still has the translation sets it no more, as on x86. Rules: Linux 6.18 ``mm/rmap.c``:
-``folio_referenced_one``, ``try_to_unmap_one``; ``arch/x86/mm/pgtable.c``: ``ptep_clear_flush_young``.
+Each page has its entries at the address that its owner's number says (:mod:`vckernels.remap`), so nothing is searched.
+The accessed bit is read and cleared when reclaim looks at the page, the dirty bit when it unmaps it. Rules: Linux 6.18
+``mm/rmap.c``: ``folio_referenced_one``, ``try_to_unmap_one``.
+
+Clearing an accessed bit lets no CPU forget anything on x86 (``arch/x86/mm/pgtable.c``: ``ptep_clear_flush_young``; it
+did until Linux 3.15): whoever still has the translation does not set it again. What is unmapped every CPU forgets.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-import numpy.typing as npt
 
 from vckernels import entry
-from vckernels.buddy import Buddy
-from vckernels.compactcontrol import first_of_block
 from vckernels.jit import kernel, unsigned
-from vckernels.pages import ACCESSED, DIRTY, ON_LRU, Pages, flags_of
-from vckernels.pagetable import PageTables, leaf_word
+from vckernels.pages import Pages
+from vckernels.pagetable import PageTables, leaf_word, new_page_tables
+
+
+class Entries(NamedTuple):
+    """Where the entries of a zone's pages are.
+
+    Attributes
+    ----------
+    tables : PageTables
+    start : uint64
+        Address of the region whose page ``n`` is that of owner ``n``.
+    noted : bool
+        Whether CPUs may have noted anything in them; else nobody needs to look.
+    """
+
+    tables: PageTables
+    start: np.uint64
+    noted: bool
+
+
+def no_entries() -> Entries:
+    """Return the entries of pages that are mapped nowhere."""
+    return Entries(new_page_tables(0, 0, 1, 4, 46, True, capacity=1), entry.ZERO, False)
 
 
 @kernel
-def take_bits(
-    tables: PageTables, start: np.uint64, buddy: Buddy, pages: Pages, first_frame: int, written: npt.NDArray[np.int64]
-) -> int:
-    """Move what a region's entries say into the flags of its pages; return how many entries were dirty.
+def _take(entries: Entries, owner: int, size: int, bit: np.uint64) -> bool:
+    """Return whether one of a page's entries has a bit, and clear it in all. Mutates words."""
+    found = False
+    words = entries.tables.words
+    for part in range(owner, owner + size):
+        row, index = leaf_word(entries.tables, entries.start + (np.uint64(part) << entry.PAGE_SHIFT))
+        if row >= 0 and words[unsigned(row), unsigned(index)] & bit != entry.ZERO:
+            words[unsigned(row), unsigned(index)] &= ~bit
+            found = True
+    return found
+
+
+@kernel(inline=True)
+def take_accessed(entries: Entries, pages: Pages, page: int, size: int) -> bool:
+    """Return whether a page was accessed since it was looked at last, and let its entries say so no more.
+
+    Several entries of one page count once, as its mapping does. Rule: ``folio_referenced_one``.
 
     Parameters
     ----------
-    tables : PageTables
-        Mutated: accessed and dirty bits are cleared.
-    start : uint64
-        Address of the region's first page.
-    buddy : Buddy
-        Read.
+    entries : Entries
+        Mutated: accessed bits.
     pages : Pages
-        Mutated: flags.
-    first_frame : int
-        Of the zone, as page tables number frames.
-    written : int64[n]
-        As many entries as the region's first pages; overwritten: numbers of those that were dirty, which CPUs must
-        forget to note the next write.
+        Read.
+    page : int
+        First frame.
+    size : int
+        The page's frames, of which each has an entry.
     """
-    count = 0
-    for owner in range(len(written)):
-        row, index = leaf_word(tables, start + (np.uint64(owner) << entry.PAGE_SHIFT))
-        if row < 0:
-            continue
-        word = tables.words[unsigned(row), unsigned(index)]
-        if word & (entry.ACCESSED | entry.DIRTY) == entry.ZERO:
-            continue
-        frame = entry.frame_of(word) - first_frame
-        first = first_of_block(buddy, frame) if 0 <= frame < len(buddy.state) else np.int64(-1)
-        if first < 0 or flags_of(pages, first) & ON_LRU == 0:
-            continue
-        if word & entry.ACCESSED != entry.ZERO:
-            pages.flags[unsigned(first)] |= ACCESSED
-        if word & entry.DIRTY != entry.ZERO:
-            pages.flags[unsigned(first)] |= DIRTY
-            written[unsigned(count)] = owner
-            count += 1
-        tables.words[unsigned(row), unsigned(index)] = word & ~(entry.ACCESSED | entry.DIRTY)
-    return count
+    return entries.noted and _take(entries, np.int64(pages.owner[unsigned(page)]), size, entry.ACCESSED)
+
+
+@kernel(inline=True)
+def take_dirty(entries: Entries, pages: Pages, page: int, size: int) -> bool:
+    """Return whether a page that is unmapped was written, and clear its entries' dirty bits (``try_to_unmap_one``).
+
+    The entries stay: who gets at a page again before it is freed would fault for its address, which is not counted.
+    Parameters are those of :func:`take_accessed`.
+    """
+    return entries.noted and _take(entries, np.int64(pages.owner[unsigned(page)]), size, entry.DIRTY)

@@ -14,6 +14,7 @@ from vckernels.buddy import Buddy, free_frames
 from vckernels.jit import kernel, unsigned
 from vckernels.movelog import Moves, has_room
 from vckernels.pages import Lru, Pages
+from vckernels.referenced import Entries
 from vckernels.shrink import age_anonymous, inactive_is_low, is_file, shrink_active, shrink_inactive
 from vckernels.watermark import Limit
 from vckernels.workingset import FIRST_PRIORITY, SWAP_CLUSTER, Reclaim, ReclaimField
@@ -98,7 +99,7 @@ def _balance_lists(reclaim: Reclaim) -> bool:
 
 
 @kernel
-def scan_lists(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves) -> bool:
+def scan_lists(buddy: Buddy, pages: Pages, reclaim: Reclaim, entries: Entries, moves: Moves) -> bool:
     """Go on with a pass over the lists; return whether it is finished, or else the log is full.
 
     Rule: ``shrink_lruvec``. A request's own first pass scans all that was planned; others end soon after enough is
@@ -108,6 +109,8 @@ def scan_lists(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves) -> bo
     ----------
     buddy, pages, reclaim : Buddy, Pages, Reclaim
         Mutated.
+    entries : Entries
+        Mutated: bits of the pages that are looked at.
     moves : Moves
         Written.
     """
@@ -126,9 +129,9 @@ def scan_lists(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves) -> bo
             frames = min(left[unsigned(chosen)], SWAP_CLUSTER)
             left[unsigned(chosen)] -= frames
             if chosen & 1 == 0:
-                shrink_inactive(buddy, pages, reclaim, moves, chosen, frames)
+                shrink_inactive(buddy, pages, reclaim, entries, moves, chosen, frames)
             elif fields[unsigned(ReclaimField.DEACTIVATE_ANONYMOUS + (chosen >> 1))]:
-                shrink_active(buddy, pages, reclaim, chosen, frames)
+                shrink_active(buddy, pages, reclaim, entries, chosen, frames)
             else:
                 fields[ReclaimField.SKIPPED_DEACTIVATE] = 1
         fields[ReclaimField.NEXT_LIST] = (chosen + 1) % Lru.UNEVICTABLE
@@ -137,5 +140,5 @@ def scan_lists(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves) -> bo
             if enough and not whole and _balance_lists(reclaim):
                 break
     fields[ReclaimField.NEXT_LIST] = 0
-    age_anonymous(buddy, pages, reclaim)
+    age_anonymous(buddy, pages, reclaim, entries)
     return True

@@ -1,6 +1,7 @@
 """Reclaim's lists are scanned: inactive pages are freed, written, spared or made active; active ones become inactive.
 
-A page is spared once if it was used since it was looked at last, and active if that is so twice. Dirty pages are
+A page is spared once if it was used since it was looked at last, by its flags or by what CPUs have noted in its entries
+(:mod:`vckernels.referenced`), and active if that is so twice. Dirty pages are
 written back; the write is taken to be done before their list is scanned again, when they lie at its end, clean. So
 nothing waits for a device here; what is written and read again is counted. No page is executable. Freed pages go to the
 lists of the CPU that reclaims (:mod:`vckernels.freeing`). Rules: Linux 6.18, ``mm/vmscan.c``: ``shrink_inactive_list``,
@@ -15,7 +16,7 @@ from vckernels.buddy import Buddy
 from vckernels.causes import Cause
 from vckernels.freeing import release_page
 from vckernels.jit import kernel, unsigned
-from vckernels.movelog import EVICTED, Moves, log_move
+from vckernels.movelog import EVICTED, STALE, Moves, log_move
 from vckernels.pages import (
     ACCESSED,
     ACTIVE,
@@ -32,6 +33,7 @@ from vckernels.pages import (
     page_frames,
     put_page,
 )
+from vckernels.referenced import Entries, take_accessed, take_dirty
 from vckernels.workingset import Reclaim, ReclaimField, leave_shadow, note_cost
 
 
@@ -63,7 +65,7 @@ def hold_oldest(buddy: Buddy, pages: Pages, reclaim: Reclaim, chosen: int, frame
 
 
 @kernel
-def shrink_active(buddy: Buddy, pages: Pages, reclaim: Reclaim, chosen: int, frames: int) -> None:
+def shrink_active(buddy: Buddy, pages: Pages, reclaim: Reclaim, entries: Entries, chosen: int, frames: int) -> None:
     """Make pages at the tail of an active list inactive; the newest stays the newest. Rule: ``shrink_active_list``."""
     scanned = reclaim.fields[ReclaimField.SCANNED]
     count, taken = hold_oldest(buddy, pages, reclaim, chosen, frames)
@@ -71,16 +73,18 @@ def shrink_active(buddy: Buddy, pages: Pages, reclaim: Reclaim, chosen: int, fra
     reclaim.fields[ReclaimField.SCANNED] = scanned
     for i in range(count):
         page = reclaim.held[unsigned(i)]
+        # It is looked at, whatever that shows: only code of programs would stay active for it.
+        take_accessed(entries, pages, page, page_frames(buddy, page))
         pages.flags[unsigned(page)] = flags_of(pages, page) & ~(ACCESSED | ACTIVE) | WORKINGSET
         put_page(buddy, pages, page, False)
     buddy.counters[Cause.PAGE_DEACTIVATION] += taken
 
 
-@kernel
-def evict(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves, page: int, cold: bool) -> None:
-    """Free a page that is on no list; its owner's mapping goes by the log. Rule: ``__remove_mapping``.
+@kernel(inline=True)
+def detach(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves, page: int) -> None:
+    """Let a page that is on no list be nobody's any more, to be freed then (``__remove_mapping``).
 
-    Freed pages are gathered in the kernel and freed together, in the same order, which comes to the same.
+    Its owner's mapping goes by the log.
     """
     flags = flags_of(pages, page)
     size = page_frames(buddy, page)
@@ -89,7 +93,6 @@ def evict(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves, page: int,
     if flags & ANONYMOUS:
         reclaim.fields[ReclaimField.SWAP_FREE] -= size
     log_move(buddy, pages, moves, page, np.int64(EVICTED))
-    release_page(buddy, pages, page, cold)
     buddy.counters[Cause.PAGE_RECLAIMED] += size
 
 
@@ -114,15 +117,19 @@ def write_page(buddy: Buddy, pages: Pages, page: int, flags: int, size: int) -> 
 
 
 @kernel
-def shrink_inactive(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves, chosen: int, frames: int) -> int:
+def shrink_inactive(
+    buddy: Buddy, pages: Pages, reclaim: Reclaim, entries: Entries, moves: Moves, chosen: int, frames: int
+) -> int:
     """Scan pages at the tail of an inactive list; return the frames reclaimed. Rule: ``shrink_inactive_list``.
 
     Parameters
     ----------
     buddy, pages, reclaim : Buddy, Pages, Reclaim
         Mutated.
+    entries : Entries
+        Mutated: bits of the pages that are looked at.
     moves : Moves
-        Written: evicted pages; it has room for as many entries.
+        Written: evicted pages, and what was unmapped in vain; it has room for as many entries.
     chosen : int
         The list.
     frames : int
@@ -137,22 +144,29 @@ def shrink_inactive(buddy: Buddy, pages: Pages, reclaim: Reclaim, moves: Moves, 
         flags = flags_of(pages, page)
         size = page_frames(buddy, page)
         spared = flags & ~(ACCESSED | REFERENCED)
-        if flags & ACCESSED:
+        if take_accessed(entries, pages, page, size) or flags & ACCESSED:
             spared |= REFERENCED
             if flags & REFERENCED:
                 spared |= ACTIVE
         elif flags & UNEVICTABLE or not _swap_has_room(reclaim, flags, size):
             spared |= ACTIVE
-        elif flags & DIRTY == 0:
-            pages.flags[unsigned(page)] = spared
-            evict(buddy, pages, reclaim, moves, page, False)
-            reclaimed += size
-            continue
-        elif fields[ReclaimField.MAY_WRITE] or flags & ANONYMOUS == 0:
-            write_page(buddy, pages, page, spared, size)
-            if flags & ANONYMOUS:
-                written += size
-            continue
+        else:
+            if take_dirty(entries, pages, page, size):
+                spared |= DIRTY
+            if spared & DIRTY == 0:
+                pages.flags[unsigned(page)] = spared
+                # The kernel gathers what it frees and frees it together, in the same order, which comes to the same.
+                detach(buddy, pages, reclaim, moves, page)
+                release_page(buddy, pages, page, False)
+                reclaimed += size
+                continue
+            if entries.noted:
+                log_move(buddy, pages, moves, page, np.int64(STALE))
+            if fields[ReclaimField.MAY_WRITE] or flags & ANONYMOUS == 0:
+                write_page(buddy, pages, page, spared, size)
+                if flags & ANONYMOUS:
+                    written += size
+                continue
         pages.flags[unsigned(page)] = spared
         put_page(buddy, pages, page, False)
         if spared & ACTIVE:
@@ -185,7 +199,7 @@ def inactive_is_low(pages: Pages, chosen: int) -> bool:
 
 
 @kernel
-def age_anonymous(buddy: Buddy, pages: Pages, reclaim: Reclaim) -> None:
+def age_anonymous(buddy: Buddy, pages: Pages, reclaim: Reclaim, entries: Entries) -> None:
     """Make a few anonymous pages inactive if there is swap and few are. Rule: end of ``shrink_lruvec``."""
     if reclaim.fields[ReclaimField.SWAP_TOTAL] > 0 and inactive_is_low(pages, np.int64(Lru.INACTIVE_ANONYMOUS)):
-        shrink_active(buddy, pages, reclaim, np.int64(Lru.ACTIVE_ANONYMOUS), 32)
+        shrink_active(buddy, pages, reclaim, entries, np.int64(Lru.ACTIVE_ANONYMOUS), 32)

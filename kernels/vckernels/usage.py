@@ -1,4 +1,4 @@
-"""Programs use their pages: what a CPU notes in page-table entries, as reclaim will find it."""
+"""Programs use their pages, without a CPU that notes it in page-table entries: flags say what entries would."""
 
 from __future__ import annotations
 

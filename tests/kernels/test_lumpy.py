@@ -13,7 +13,7 @@ from tests.kernels.reclaimedzones import OWNERS, ReclaimedPair, used_page
 from tests.oracles.compaction import PlainLimits
 from tests.oracles.lumpy import PlainLumpy
 from tests.oracles.pages import PlainPage
-from vckernels import lumpy
+from vckernels import freeing, lumpy
 from vckernels.causes import Cause
 from vckernels.pages import Lru
 from vckernels.watermark import ZoneIndex
@@ -24,16 +24,24 @@ class LumpyPair(ReclaimedPair):
     """One zone of 2007, twice: pages of one frame on two lists."""
 
     def __init__(
-        self, frames: int, limits: PlainLimits | None = None, swap: int = 0, swappiness: int = 60, cpus: int = 0
+        self,
+        frames: int,
+        limits: PlainLimits | None = None,
+        swap: int = 0,
+        swappiness: int = 60,
+        cpus: int = 0,
+        mapped: bool = False,
     ) -> None:
-        super().__init__(frames, None, limits, swap, swappiness, split_lists=False, cpus=cpus)
+        super().__init__(frames, None, limits, swap, swappiness, split_lists=False, cpus=cpus, mapped=mapped)
         self.plain_reclaim = self.plain_lumpy = PlainLumpy(self.plain_compaction, swap, swappiness, managed=frames)
+        self._map_plainly()
 
     def run(self, order: int, kswapd: bool) -> int:
         """Run kswapd's or a request's own reclaim in both."""
         lumpy.begin_lumpy(self.buddy, self.reclaim, order, ZoneIndex.NORMAL, kswapd)
         while True:
-            answer = lumpy.advance_lumpy(self.buddy, self.pages, self.limits, self.reclaim, self.moves)
+            state = (self.buddy, self.pages, self.limits, self.reclaim, self.entries, self.moves)
+            answer = lumpy.advance_lumpy(*state)
             self.empty_log()
             if answer != lumpy.PAUSED:
                 break
@@ -55,10 +63,11 @@ class LumpyPair(ReclaimedPair):
         self.check_reclaim()
 
 
-def filled(rng: random.Random, frames: int, cpus: int = 0) -> LumpyPair:
+def filled(rng: random.Random, frames: int, cpus: int = 0, mapped: bool = False) -> LumpyPair:
     """Return a zone nearly full of pages of both kinds, kernel blocks between them."""
     high = rng.choice([20, 100])
-    pair = LumpyPair(frames, PlainLimits(high=high), rng.choice([0, 30, 100_000]), rng.choice([0, 60, 100]), cpus)
+    swap = rng.choice([0, 30, 100_000])
+    pair = LumpyPair(frames, PlainLimits(high=high), swap, rng.choice([0, 60, 100]), cpus, mapped)
     owner = 0
     while owner < OWNERS:
         if rng.random() < 0.05:
@@ -74,10 +83,10 @@ def filled(rng: random.Random, frames: int, cpus: int = 0) -> LumpyPair:
 
 
 @settings(max_examples=25)
-@given(seed=st.integers(0, 1 << 32), cpus=st.sampled_from([0, 0, 2]))
-def test_runs_are_the_same(seed: int, cpus: int) -> None:
+@given(seed=st.integers(0, 1 << 32), cpus=st.sampled_from([0, 0, 2]), mapped=st.booleans())
+def test_runs_are_the_same(seed: int, cpus: int, mapped: bool) -> None:
     rng = random.Random(seed)
-    pair = filled(rng, rng.choice([1024, 2048]), cpus)
+    pair = filled(rng, rng.choice([1024, 2048]), cpus, mapped)
     pair.check_lumpy()
     for _ in range(rng.choice([1, 3, 10])):
         pair.work_on(rng.randrange(2))
@@ -88,6 +97,8 @@ def test_runs_are_the_same(seed: int, cpus: int) -> None:
                 break
         listed = pair.listed
         pair.touch([frame for frame in listed if rng.random() < 0.3], rng.random() < 0.4)
+        for write in (False, True):
+            pair.access([owner for owner in pair.plain_reclaim.entries or () if rng.random() < 0.15], write)
         pair.check_lumpy()
 
 
@@ -208,3 +219,20 @@ def test_kswapd_balances_for_the_order_wanted() -> None:
     whole = [block for block in range(64) if np.count_nonzero(freed // 64 == block) == 64]
     assert 64 * len(whole) >= 0.9 * len(freed)
     pair.check_lumpy()
+
+
+@pytest.mark.parametrize("cpus", [0, 2])
+def test_what_ends_goes_in_vectors_of_fourteen_each_from_the_last_to_the_first(cpus: int) -> None:
+    pair = LumpyPair(256, cpus=cpus)
+    frames = [pair.fault(0, PlainPage(owner)) for owner in range(100)]
+    random.Random(1).shuffle(frames)
+    ended = frames[:40]
+    freed = freeing.release_pages(pair.buddy, pair.pages, np.array(ended))
+    assert freed == 40
+    for start in range(0, 40, 14):
+        for frame in reversed(ended[start : start + 14]):
+            assert pair.plain_pages.release(frame) == "OK"
+    pair.check_lumpy()
+    # A frame named twice ends that, in the vector that has it.
+    again = np.array([frames[50], frames[51], frames[50], *frames[60:80]])
+    assert freeing.release_pages(pair.buddy, pair.pages, again) < len(again)

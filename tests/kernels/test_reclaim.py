@@ -17,11 +17,11 @@ from vckernels.pages import Lru
 from vckernels.workingset import ReclaimField
 
 
-def filled(rng: random.Random, frames: int = 4096, cpus: int = 0) -> ReclaimedPair:
+def filled(rng: random.Random, frames: int = 4096, cpus: int = 0, mapped: bool = False) -> ReclaimedPair:
     """Return a zone nearly full of pages of many kinds."""
     limits = PlainLimits(min=rng.choice([0, 30]), low=60, high=rng.choice([80, 300]), boost=rng.choice([0, 0, 512]))
     swap = rng.choice([0, 50, 100_000])
-    pair = ReclaimedPair(frames, None, limits, swap, rng.choice([0, 60, 60, 100, 200]), cpus=cpus)
+    pair = ReclaimedPair(frames, None, limits, swap, rng.choice([0, 60, 60, 100, 200]), cpus=cpus, mapped=mapped)
     owner = 0
     largest = rng.choice([0, 0, 4])
     while owner < OWNERS - 16:
@@ -37,14 +37,14 @@ def filled(rng: random.Random, frames: int = 4096, cpus: int = 0) -> ReclaimedPa
 
 
 @settings(max_examples=25)
-@given(seed=st.integers(0, 1 << 32), cpus=st.sampled_from([0, 0, 2]))
-def test_runs_are_the_same(seed: int, cpus: int) -> None:
+@given(seed=st.integers(0, 1 << 32), cpus=st.sampled_from([0, 0, 2]), mapped=st.booleans())
+def test_runs_are_the_same(seed: int, cpus: int, mapped: bool) -> None:
     """Requests' own reclaim and kswapd, of all orders, with uses, writes and refaults between.
 
-    On CPUs that keep lists of what is freed too.
+    On CPUs that keep lists of what is freed too, and with pages whose entries have accessed and dirty bits.
     """
     rng = random.Random(seed)
-    pair = filled(rng, rng.choice([1024, 4096]), cpus)
+    pair = filled(rng, rng.choice([1024, 4096]), cpus, mapped)
     pair.check_reclaim()
     for _ in range(rng.choice([1, 4, 12])):
         pair.work_on(rng.randrange(2))
@@ -62,6 +62,8 @@ def test_runs_are_the_same(seed: int, cpus: int) -> None:
                 break
         listed = pair.listed
         pair.touch([frame for frame in listed if rng.random() < 0.2], rng.random() < 0.3)
+        for write in (False, True):
+            pair.access([owner for owner in pair.plain_reclaim.entries or () if rng.random() < 0.1], write)
         for frame in rng.sample(listed, min(20, len(listed))):
             pair.mark_used(frame)
         pair.check_reclaim()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tests.oracles.reclaim import PlainReclaim
 
@@ -20,7 +19,6 @@ class PlainLumpy(PlainReclaim):
     previous_priority: int = 12
     in_vain: int = 0
     unreclaimable: bool = False
-    frees_cold: ClassVar[bool] = True
 
     def anonymous_frames(self) -> int:
         """Return the anonymous pages on lists."""
@@ -59,15 +57,19 @@ class PlainLumpy(PlainReclaim):
         return taken
 
     def used(self, frame: int) -> bool:
-        """Return whether a page was used, and forget it."""
+        """Return whether a page was used, and forget it; so do CPUs, since x86 flushed then."""
         page = self.pages.pages[frame]
         was = page.accessed or page.referenced
         page.accessed = page.referenced = False
+        if self.look(frame):
+            self.make_stale(frame)
+            was = True
         return was
 
     def free_some(self, held: list[int]) -> list[int]:
         """Free what can be; return what is left."""
         left = []
+        vector: list[int] = []
         spares = self.order <= 3
         for frame in held:
             page = self.pages.pages[frame]
@@ -76,15 +78,26 @@ class PlainLumpy(PlainReclaim):
             if page.locked or (page.anonymous and (self.swap_free < 1 or (spares and was_used))):
                 page.active = True
                 self.events["PAGE_ACTIVATION"] += 1
-            elif not page.dirty:
-                self.evict(frame)
-                continue
-            elif not (spares and was_used):
-                page.dirty = False
-                self.events["SWAP_OUT" if page.anonymous else "WRITE_BACK"] += 1
-                self.written.add(frame)
+            else:
+                self.unmap(frame)
+                if not page.dirty:
+                    self.detach(frame)
+                    vector.append(frame)
+                    if len(vector) == 14:
+                        self.free_vector(vector)
+                    continue
+                if not (spares and was_used):
+                    page.dirty = False
+                    self.events["SWAP_OUT" if page.anonymous else "WRITE_BACK"] += 1
+                    self.written.add(frame)
             left.append(frame)
+        self.free_vector(vector)
         return left
+
+    def free_vector(self, frames: list[int]) -> None:
+        """Free pages from the last to the first, until there are none."""
+        while frames:
+            assert self.pages.release(frames.pop(), True) == "OK"
 
     def make_inactive(self, held: list[int]) -> None:
         """Clear the active flag."""

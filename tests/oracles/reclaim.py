@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import isqrt
-from typing import ClassVar
 
 from tests.oracles.compactrun import PlainRun
 from tests.oracles.pages import PlainPage
@@ -19,6 +18,14 @@ CLOCK = 1 << 28
 
 
 @dataclass
+class PlainEntry:
+    """What CPUs have noted in the page-table entry of one frame's owner."""
+
+    accessed: bool = False
+    dirty: bool = False
+
+
+@dataclass
 class PlainReclaim:
     """Reclaim of a plain zone with pages; compaction's model knows the zone's watermarks and how to judge.
 
@@ -26,6 +33,8 @@ class PlainReclaim:
     ----------
     shadows : dict of int to (int, bool, bool)
         By owner's id: the clock at its eviction, whether the page belonged to the working set, and to no file.
+    entries : dict of int to PlainEntry, or None
+        By owner's id, where pages are mapped.
     """
 
     zone_run: PlainRun
@@ -37,7 +46,7 @@ class PlainReclaim:
     seen: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     kswapd_failures: int = 0
     shadows: dict[int, tuple[int, bool, bool]] = field(default_factory=dict)
-    frees_cold: ClassVar[bool] = False
+    entries: dict[int, PlainEntry] | None = None
 
     def __post_init__(self) -> None:
         self.pages = self.zone_run.pages
@@ -82,6 +91,30 @@ class PlainReclaim:
             page.workingset = True
             self.note(kind, 1, 0)
 
+    # Entries
+
+    def entries_of(self, frame: int) -> list[PlainEntry]:
+        """Return the entries of a page, where it has any."""
+        entries, owner = self.entries or {}, self.pages.pages[frame].owner
+        return [entries[number] for number in range(owner, owner + self.pages.size(frame)) if number in entries]
+
+    def look(self, frame: int) -> bool:
+        """Return whether CPUs have noted an access to a page, and forget it."""
+        accessed = [entry for entry in self.entries_of(frame) if entry.accessed]
+        for entry in accessed:
+            entry.accessed = False
+        return bool(accessed)
+
+    def unmap(self, frame: int) -> None:
+        """Let a page have what CPUs have noted of writes."""
+        for entry in self.entries_of(frame):
+            self.pages.pages[frame].dirty |= entry.dirty
+            entry.dirty = False
+
+    def make_stale(self, frame: int) -> None:
+        """Let CPUs forget a page."""
+        self.log.append((frame, -2, self.pages.pages[frame].owner, self.pages.size(frame).bit_length() - 1))
+
     # Lists
 
     def take_oldest(self, name: str, frames: int) -> tuple[list[int], int]:
@@ -100,6 +133,7 @@ class PlainReclaim:
         """Make old active pages inactive."""
         taken, size = self.take_oldest(f"active {kind}", frames)
         for frame in taken:
+            self.look(frame)
             page = self.pages.pages[frame]
             page.accessed = page.active = False
             page.workingset = True
@@ -111,17 +145,18 @@ class PlainReclaim:
         inactive, active = self.pages.length(f"inactive {kind}"), self.pages.length(f"active {kind}")
         return inactive * max(1, isqrt(10 * ((inactive + active) >> 18))) < active
 
-    def evict(self, frame: int) -> None:
-        """Free a page."""
+    def detach(self, frame: int) -> None:
+        """Let a page be nobody's."""
         page = self.pages.pages[frame]
         size = self.pages.size(frame)
         for i in range(size):
             self.shadows[page.owner + i] = self.clock % CLOCK, page.workingset, page.anonymous
+            if self.entries is not None:
+                del self.entries[page.owner + i]
         self.clock += size
         if page.anonymous:
             self.swap_free -= size
         self.log.append((frame, -1, page.owner, size.bit_length() - 1))
-        assert self.pages.release(frame, self.frees_cold) == "OK"
         self.events["PAGE_RECLAIMED"] += size
 
     def shrink_inactive(self, kind: str, frames: int) -> None:
@@ -131,22 +166,27 @@ class PlainReclaim:
         for frame in taken:
             page = self.pages.pages[frame]
             pages = self.pages.size(frame)
-            was_used, was_marked = page.accessed, page.referenced
+            was_used, was_marked = self.look(frame) or page.accessed, page.referenced
             page.accessed, page.referenced = False, was_used
             if was_used:
                 page.active = page.active or was_marked
             elif page.locked or (page.anonymous and self.swap_free < pages):
                 page.active = True
-            elif not page.dirty:
-                self.evict(frame)
-                freed += pages
-                continue
-            elif self.may_write or not page.anonymous:
-                page.dirty = False
-                self.pages.put(frame, tail=True)
-                self.events["SWAP_OUT" if page.anonymous else "WRITE_BACK"] += pages
-                written += pages if page.anonymous else 0
-                continue
+            else:
+                self.unmap(frame)
+                if not page.dirty:
+                    self.detach(frame)
+                    assert self.pages.release(frame) == "OK"
+                    freed += pages
+                    continue
+                if self.entries is not None:
+                    self.make_stale(frame)
+                if self.may_write or not page.anonymous:
+                    page.dirty = False
+                    self.pages.put(frame, tail=True)
+                    self.events["SWAP_OUT" if page.anonymous else "WRITE_BACK"] += pages
+                    written += pages if page.anonymous else 0
+                    continue
             self.pages.put(frame)
             if page.active:
                 self.events["PAGE_ACTIVATION"] += pages

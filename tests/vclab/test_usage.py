@@ -7,8 +7,11 @@ import pytest
 
 import vclab
 from tests.vclab.test_movable import MOVABLE, check, reached
+from vckernels import entry
 from vckernels.causes import Cause
-from vckernels.pages import ACCESSED, ACTIVE, ANONYMOUS, REFERENCED, Lru, read_lru
+from vckernels.pages import ACCESSED, ACTIVE, ANONYMOUS, DIRTY, REFERENCED, Lru, read_lru
+from vckernels.pagetable import leaf_word
+from vckernels.shrink import shrink_inactive
 from vckernels.watermark import ZoneIndex
 from vckernels.workingset import ReclaimField
 from vclab import ConfigurationError
@@ -125,12 +128,12 @@ def reach(system: vclab.System, owners: np.ndarray, write: bool = False) -> None
     system.access_at(bases, 4096, np.arange(len(owners)) * 4096, write)
 
 
-def cached() -> vclab.System:
-    """Return a machine full of clean, inactive pages of files."""
-    system = vclab.System(memory="64MiB", levels=4)
+def cached(linux: str = "6.18", anonymous: float = 0.0, swap: str = "0") -> vclab.System:
+    """Return a machine full of inactive pages, clean ones where they are of files."""
+    system = vclab.System(memory="64MiB", levels=4, linux=linux)
     for _ in range(14_000):
         system.memory.zone.allocate(0, 1)
-    system.populate(PageMix(anonymous=0.0, active=0.0, dirty=0.0))
+    system.populate(PageMix(anonymous=anonymous, active=0.0, dirty=0.0), swap=swap)
     return system
 
 
@@ -169,23 +172,104 @@ def test_what_a_cpu_has_written_is_written_back_before_it_goes(write: bool) -> N
     assert system.ledger.counts[Cause.WRITE_BACK] == 32 * write
 
 
-def test_whoever_has_written_forgets_so_that_the_next_write_is_noted_too() -> None:
-    system = cached()
-    owners = oldest(system, 32)
+def noted(system: vclab.System, owners: np.ndarray, bit: np.uint64 = entry.ACCESSED) -> np.ndarray:
+    """Return of which owners' pages the entry has a bit."""
     movable = system.movable
     assert movable is not None
-    for _ in range(2):
+    tables = system.page_tables.state
+    places = [leaf_word(tables, np.uint64(movable.region.address(int(owner)))) for owner in owners]
+    return np.array([tables.words[place] & bit != 0 for place in places])
+
+
+def flags_of(system: vclab.System, owners: np.ndarray) -> np.ndarray:
+    """Return the flags of owners' pages."""
+    movable = system.movable
+    assert movable is not None
+    at = reached(system)
+    return movable.pages.flags[np.array([at[int(owner)] for owner in owners]) - movable.zone.first_frame]
+
+
+def test_only_what_reclaim_looks_at_loses_its_accessed_bit_and_only_what_it_unmaps_its_dirty_bit() -> None:
+    system = cached()
+    movable = system.movable
+    assert movable is not None
+    every = oldest(system, 14_000)
+    first, last = every[:100], every[-100:]
+    for owners in (first, last):
         reach(system, owners, write=True)
-        leaves = movable.region.take_bits(movable.zone, movable.pages)
-        assert sorted(leaves.addresses.tolist()) == sorted(movable.region.address(int(owner)) for owner in owners)
-        assert (leaves.pages == 1).all()
-        system.mmu.flush_local()
-    reach(system, owners, write=True)
-    flushes = system.ledger.counts[Cause.TLB_FLUSH]
-    system.memory.zone.limits()[:3] = system.memory.zone.free_frames + np.array([10, 20, 30])
-    system.alloc_pages(0, GFP_KERNEL)
-    assert system.ledger.counts[Cause.DIRECT_RECLAIM] > 0
-    assert system.ledger.counts[Cause.TLB_FLUSH] > flushes
+    before = int(system.ledger.counts[Cause.RECLAIM_SCANNED])
+    assert movable.reclaim(0, int(ZoneIndex.NORMAL)) >= 32
+    assert 100 < int(system.ledger.counts[Cause.RECLAIM_SCANNED]) - before < 10_000
+    assert not noted(system, first).any()
+    assert noted(system, last).all()
+    # Those that were looked at are spared, so they are not unmapped.
+    assert noted(system, every[[*range(100), *range(-100, 0)]], entry.DIRTY).all()
+    assert (flags_of(system, first) & (ACCESSED | REFERENCED | DIRTY) == REFERENCED).all()
+    assert (flags_of(system, last) & (ACCESSED | REFERENCED | DIRTY) == 0).all()
+
+
+def forgotten(system: vclab.System) -> set[int]:
+    """Return the addresses that CPUs are to forget, and let them forget those."""
+    assert system.pressure is not None and system.movable is not None
+    addresses = {address for leaves in system.movable.take_forgotten() for address in leaves.addresses.tolist()}
+    for mmu in system.mmus if addresses else []:
+        mmu.flush_local()
+    return addresses
+
+
+def test_a_cleared_accessed_bit_lets_no_cpu_forget_so_that_a_hit_does_not_set_it_again() -> None:
+    system = cached()
+    movable = system.movable
+    assert movable is not None
+    owners = oldest(system, 32)
+    reach(system, owners)
+    assert movable.reclaim(0, int(ZoneIndex.NORMAL)) >= 32
+    assert not noted(system, owners).any()
+    walks = int(system.ledger.counts[Cause.WALK])
+    reach(system, owners)
+    assert system.ledger.counts[Cause.WALK] == walks
+    assert not noted(system, owners).any()
+    # Pages that went meanwhile are flushed, these are not; only without their translations a walk notes them.
+    gone = forgotten(system)
+    assert len(gone) >= 32
+    assert not gone & {movable.region.address(int(owner)) for owner in owners}
+    reach(system, owners)
+    assert noted(system, owners).all()
+
+
+def test_in_2_6_24_cpus_forget_a_page_whose_accessed_bit_is_cleared() -> None:
+    system = cached("2.6.24", anonymous=1.0, swap="64MiB")
+    movable = system.movable
+    assert movable is not None
+    owners = oldest(system, 32)
+    reach(system, owners)
+    assert movable.reclaim(0, int(ZoneIndex.NORMAL)) == 1
+    assert not noted(system, owners).any()
+    assert (flags_of(system, owners) & ACTIVE != 0).all()
+    assert {movable.region.address(int(owner)) for owner in owners} <= forgotten(system)
+    reach(system, owners)
+    assert noted(system, owners).all()
+
+
+def test_whoever_has_written_forgets_when_a_page_is_unmapped_so_that_the_next_write_is_noted_too() -> None:
+    system = cached()
+    movable = system.movable
+    assert movable is not None
+    owners = oldest(system, 32)
+    frames = movable.frames()
+    movable.release(frames[~np.isin(movable.pages.owner[frames - movable.zone.first_frame], owners)])
+    forgotten(system)
+    state = movable.zone.buddy, movable.pages, movable.reclaim_state, movable.region.entries(True), movable.moves
+    for written in (32, 64):
+        reach(system, owners, write=True)
+        assert noted(system, owners, entry.DIRTY).all()
+        # Spared once for having been accessed, then unmapped and written; what is clean goes only after that.
+        for _ in range(2):
+            assert shrink_inactive(*state, int(Lru.INACTIVE_FILE), 32) == 0
+            movable._apply_moves()
+        assert not noted(system, owners, entry.DIRTY).any()
+        assert system.ledger.counts[Cause.WRITE_BACK] == written
+        assert forgotten(system) == {movable.region.address(int(owner)) for owner in owners}
 
 
 def test_who_ends_gives_memory_and_swap_back() -> None:

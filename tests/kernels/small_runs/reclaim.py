@@ -14,6 +14,7 @@ from vckernels import (
     movelog,
     pages,
     reclaim,
+    referenced,
     usage,
     watermark,
     workingset,
@@ -58,19 +59,20 @@ compaction.begin_whole_zone(zone, data, state, 20)
 compaction.wants_proactive(zone, 20, 64, False)
 
 past = workingset.new_reclaim(64)
+nowhere = referenced.no_entries()
 frame = claim.allocate_one(zone, 0, 1)
 pages.add_page(zone, data, frame, 0, workingset.refault(zone, data, past, 0, 0))
 reclaim.begin_reclaim(zone, past, 0, 2)
-reclaim.advance_reclaim(zone, data, limits, past, moves)
+reclaim.advance_reclaim(zone, data, limits, past, nowhere, moves)
 reclaim.begin_kswapd(zone, limits, past, 0, 2)
-reclaim.advance_reclaim(zone, data, limits, past, moves)
+reclaim.advance_reclaim(zone, data, limits, past, nowhere, moves)
 workingset.forget(past, 0)
 workingset.forget_all(past, np.zeros(1, np.int64))
 usage.use_frames(zone, data, np.array([-1, 0]), True)
 
 for kswapd in (False, True):
     lumpy.begin_lumpy(zone, past, 0, 2, kswapd)
-    lumpy.advance_lumpy(zone, data, limits, past, moves)
+    lumpy.advance_lumpy(zone, data, limits, past, nowhere, moves)
 one = np.array([claim.allocate_one(zone, 0, 1)])
 pages.add_pages(zone, data, one, np.zeros(1, np.int64), np.zeros(1, np.uint8))
 freeing.release_pages(zone, data, one)

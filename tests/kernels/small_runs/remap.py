@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vckernels import buddy, entry, pages, pagetable, referenced, remap
+from vckernels import entry, pages, pagetable, referenced, remap
 
 tables = pagetable.new_page_tables(0, 0, 64, 4, 46, True)
 start = np.uint64(1 << 44)
@@ -16,6 +16,7 @@ remap.clear_leaves(tables, start, owners, orders)
 pagetable.map_range(
     tables, start, np.arange(10, 12), 1, entry.USER_LEAF, entry.KERNEL_TABLE | entry.USER, np.empty(0, np.int64)
 )
-zone = buddy.new_buddy(64, lists=pages.LRU_LISTS)
-data = pages.new_pages(64)
-referenced.take_bits(tables, start, zone, data, 0, np.zeros(2, np.int64))
+entries = referenced.Entries(tables, start, True)
+data = pages.new_pages(2)
+referenced.take_accessed(entries, data, 0, 2)
+referenced.take_dirty(entries, data, 0, 2)
