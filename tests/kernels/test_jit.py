@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib
-import json
 import os
 import pkgutil
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numba
 import numpy as np
@@ -21,10 +18,8 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import vckernels
+from tests.kernels.smallruns import ROOT, Compiled, run
 from vckernels import jit
-
-ROOT = Path(vckernels.__file__).parent.parent
-REPOSITORY = ROOT.parent
 
 
 def modules() -> list[ModuleType]:
@@ -40,22 +35,6 @@ def kernels() -> dict[str, Dispatcher]:
         for name, value in vars(module).items()
         if isinstance(value, Dispatcher) and value.py_func.__module__ == module.__name__
     }
-
-
-def run(code: str, cache: Path, root: Path = ROOT, **environment: str) -> Any:
-    """Run Python code with kernels from a source root in a process of its own; return what it printed, as JSON."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "VCLAB_", "XDG_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=kept
-        | {"PYTHONPATH": os.pathsep.join([str(root), str(REPOSITORY)]), "VCLAB_CACHE_DIR": str(cache)}
-        | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 DIGEST = "import json; from vckernels import jit; print(json.dumps(jit.code_digest()))"
@@ -150,81 +129,18 @@ def test_nothing_is_kept_beside_the_sources() -> None:
 # The types
 
 
-SMALL_RUNS = Path(__file__).parent / "small_runs"
-"""Scripts that together compile every kernel: a new one adds its own, or a line to one of these."""
-
-SIGNATURES = """
-import gc, importlib, json, pkgutil, runpy
-import vckernels
-from numba import types
-from numba.core.dispatcher import Dispatcher
-
-# What compiling leaves lying about lives for a minute; looking through it again and again takes a tenth of the time.
-gc.disable()
-runpy.run_path(SCRIPT)
-
-
-def floats(kind):
-    if isinstance(kind, types.Float) or isinstance(kind, types.Complex):
-        return [str(kind)]
-    if isinstance(kind, types.Array):
-        return floats(kind.dtype)
-    if isinstance(kind, types.BaseTuple):
-        return [found for member in kind for found in floats(member)]
-    return []
-
-
-found = {}
-every = []
-for info in pkgutil.iter_modules(vckernels.__path__):
-    module = importlib.import_module("vckernels." + info.name)
-    for name, kernel in vars(module).items():
-        if isinstance(kernel, Dispatcher) and kernel.py_func.__module__ == module.__name__:
-            every.append(module.__name__ + "." + name)
-            for signature in kernel.nopython_signatures:
-                kinds = [*signature.args, signature.return_type]
-                named = found.setdefault(every[-1], [])
-                named.extend(f for kind in kinds for f in floats(kind))
-                named.extend(str(kind) for kind in signature.args if isinstance(kind, types.Literal | types.EnumMember))
-print(json.dumps([every, found]))
-"""
-
-
 @pytest.mark.compiles_all
-def test_no_signature_holds_a_float_or_a_value(tmp_path: Path) -> None:
+def test_no_signature_holds_a_float_or_a_value(compiled: Compiled) -> None:
     """Of any kernel, inlined ones included, all of which the small runs compile; nothing in them asks for a float.
 
     Nor is a kernel compiled for one value of an argument, and again for another.
-
-    A kernel whose callers are loaded from a cache is not compiled, so a cache that holds something will not do.
     """
-    cache, switches = tmp_path, {"NUMBA_OPT": "0"}
-    if not any(jit.cache_directory().rglob("*.nbi")):
-        cache, switches = jit.cache_directory().parent, {n: v for n, v in os.environ.items() if n.startswith("NUMBA_")}
-
-    def signatures(script: Path) -> tuple[list[str], dict[str, list[str]]]:
-        every, found = run(SIGNATURES.replace("SCRIPT", repr(str(script))), cache, **switches)
-        return every, found
-
-    def order(script: Path) -> tuple[bool, bool, int]:
-        """The longest run first, beside it those that do not need what it begins with, the free lists; then by length.
-
-        So two processes seldom compile the same kernel at once, and end at about the same time.
-        """
-        text = script.read_text(encoding="utf-8")
-        return script.stem != "system", "buddy" in text, -len(text)
-
-    scripts = sorted(SMALL_RUNS.glob("*.py"), key=order)
-    found: dict[str, list[str]] = {}
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for every, part in pool.map(signatures, scripts):
-            assert sorted(every) == sorted(kernels())
-            for name, kinds in part.items():
-                found.setdefault(name, []).extend(kinds)
-    assert sorted(found) == sorted(kernels())
+    for every in compiled.every:
+        assert sorted(every) == sorted(kernels())
+    assert sorted(compiled.kinds) == sorted(kernels())
     for name in ("mmu._translate", "datacache.load_line", "walkcache.find_word", "prefetch.train", "tlb.count_misses"):
-        assert f"vckernels.{name}" in found
-    assert {name: kinds for name, kinds in found.items() if kinds} == {}
+        assert f"vckernels.{name}" in compiled.kinds
+    assert {name: kinds for name, kinds in compiled.kinds.items() if kinds} == {}
 
 
 def test_a_member_of_an_enumeration_is_an_integer_and_nothing_is_compiled_for_it() -> None:
