@@ -118,9 +118,9 @@ def _run(study: str, parameters: BaseModel, points: list[str], jobs: int, folder
     from vclab.files import prepare_folder
 
     new = not folder.exists()
-    prepare_folder(folder)
     done = False
     try:
+        prepare_folder(folder)
         if not runner.compiled_already():
             print("compiling kernels, once, about 40 s", file=sys.stderr, flush=True)
         with _Progress(points) as progress:
@@ -131,7 +131,7 @@ def _run(study: str, parameters: BaseModel, points: list[str], jobs: int, folder
         _show(dataset, reporting.save_and_write(dataset, folder), folder)
         done = True
     finally:
-        if new and not done and not any(folder.iterdir()):
+        if new and not done and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     return DONE
 

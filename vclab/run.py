@@ -80,6 +80,22 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait for a moment, so that no process is started that nobody knows of."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        yield
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt
+
+
 def _run_point(name: str, parameters: BaseModel, number: int, point: Any) -> xr.Dataset:
     def progress(share: float, what: str) -> None:
         if _channel is not None:
@@ -123,11 +139,15 @@ def run_study(name: str, parameters: BaseModel, jobs: int, report: Report) -> xr
     # A CPU is idle while the process that workers are forked from is getting ready: what comes after them loads.
     loading = threading.Thread(target=studies.load_aftermath, args=(name,))
     loading.start()
+    forked = _start_method() == "forkserver"
+    if forked:
+        _start_server()
     context = multiprocessing.get_context(_start_method())
     channel = context.Queue()
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(channel,))
     try:
-        with _interrupts_ignored():
+        # Workers that a server forks ignore Ctrl-C as it does; others take over what this process does meanwhile.
+        with _interrupts_wait() if forked else _interrupts_ignored():
             futures = [pool.submit(_run_point, name, parameters, number, point) for number, point in enumerate(points)]
         parts = [_wait(future, channel, report) for future in futures]
         _drain(channel, report)
@@ -151,8 +171,12 @@ def prepare_workers(study: str) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if _start_method() == "forkserver":
         multiprocessing.set_forkserver_preload([f"vclab.studies.{study.replace('-', '_')}", "vclab.preload"])
-        with _interrupts_ignored():
-            forkserver.ensure_running()
+        _start_server()
+
+
+def _start_server() -> None:
+    with _interrupts_ignored():
+        forkserver.ensure_running()
 
 
 def _wait(future: Future[xr.Dataset], channel: Any, report: Report) -> xr.Dataset:
