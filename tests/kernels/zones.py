@@ -98,7 +98,8 @@ class Pair:
 
     def allocate(self, order: int, migratetype: int, flags: int = 0, mode: int = NORMAL) -> tuple[int, int]:
         """Serve one request in both; return (frame or -1, mode)."""
-        got = claim.allocate(self.kernel, order, migratetype, flags, mode)
+        # Numba takes long to find the type of an enumeration's member, and this is called very often.
+        got = claim.allocate(self.kernel, order, int(migratetype), flags, mode)
         assert tuple(got) == self.plain.allocate(order, migratetype, bool(flags & claim.NOFRAGMENT), mode)
         return int(got[0]), int(got[1])
 
@@ -151,7 +152,7 @@ class Pair:
 
     def take_at(self, frame: int, order: int, migratetype: int) -> str:
         """Allocate one named block in both; return the status' name."""
-        status = Status(kernels.take_at(self.kernel, frame, order, migratetype)).name
+        status = Status(kernels.take_at(self.kernel, frame, order, int(migratetype))).name
         assert status == self.plain.take_at(frame, order, migratetype)
         return status
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import numpy as np
 import pytest
@@ -22,9 +23,14 @@ from vclab.slowpath import Effort
 RELEASES = presets.linux_names()
 
 
-def crowded(linux: str = "6.18", policy: str = "physical", memory: str = "64MiB") -> vclab.System:
+def crowded(linux: str = "6.18", policy: str = "physical") -> vclab.System:
     """Return a machine with two zones: nearly all of the higher one is single pages of files; the lower one is free."""
-    system = vclab.System("k8", linux, memory, 2, policy, levels=4, allocator="full")
+    return _crowded_once(linux, policy).copy()
+
+
+@functools.cache
+def _crowded_once(linux: str, policy: str) -> vclab.System:
+    system = vclab.System("k8", linux, "64MiB", 2, policy, levels=4, allocator="full")
     zone = system.memory.zone
     rng = np.random.default_rng(2)
     taken = []
