@@ -106,14 +106,19 @@ class MovablePages:
         Raises
         ------
         ConfigurationError
-            If a block is not allocated, or is a page already; the blocks before it are pages then.
+            If a block is not of this zone; or if it is not allocated, or is a page already: the blocks before it are
+            pages then.
         """
+        local = frames - self.zone.first_frame
+        if not ((local >= 0) & (local < self.zone.frames)).all():
+            raise ConfigurationError(
+                f"one of the frames is not of zone {self.zone.name}; movable pages are in one zone"
+            )
         owners = self.region.map(frames, order)
         if owners is None:
             return False
         self._remember(self.region.used)
         each = np.broadcast_to(np.asarray(flags, np.uint8), frames.shape)
-        local = frames - self.zone.first_frame
         added = page_kernels.add_pages(self.zone.buddy, self.pages, local, owners, np.ascontiguousarray(each))
         self._pinned[local[:added]] = False
         if added < len(frames):

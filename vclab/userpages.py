@@ -60,13 +60,15 @@ class UserRegion:
         ConfigurationError
             If all numbers are given away.
         """
+        if not len(frames):
+            return np.empty(0, np.int64)
         size = 1 << order
         # A block of many pages begins at a multiple of its size, as a program's large pages do.
         first = -(-self.used // size) * size
         if first + len(frames) * size > MOST_PAGES:
             raise ConfigurationError(f"more than {MOST_PAGES} movable pages cannot be numbered; map fewer")
         every = (frames[:, None] + np.arange(size)).ravel()
-        if len(every) and self.tables.map(self.address(first), every, 1, UNUSED_LEAF) is None:
+        if self.tables.map(self.address(first), every, 1, UNUSED_LEAF) is None:
             return None
         self.used = first + len(every)
         return first + size * np.arange(len(frames), dtype=np.int64)

@@ -20,10 +20,12 @@ from vclab.studies.demand import (
     WAYS,
     Demand,
     Served,
+    _read,
     all_counts,
     cpu_ns,
     crowd,
     device_ns,
+    fill,
     kept,
     serve,
 )
@@ -158,3 +160,26 @@ def test_insisting_is_dear_on_fragmented_memory_and_the_same_on_whole(fragmented
     demand = Demand(order, min(60, 4000 >> order))
     fast, insist = (serve(whole, WAYS[way], demand) for way in ("early-fallback", "late-fallback, insist"))
     assert cost(insist) == pytest.approx(cost(fast), rel=0.01)
+
+
+@pytest.mark.parametrize("linux", ["6.18", "2.6.24"])
+def test_files_are_read_into_the_zone_whose_pages_move_where_there_are_others(linux: str) -> None:
+    system = vclab.System("k8", linux, "64MiB", 2, levels=4, allocator="full")
+    fill(system, 5, 1.1)
+    movable = system.movable
+    assert movable is not None
+    lower = system.memory.zones[0].free_frames
+    assert lower > 1000
+    before = movable.region.used
+    _read(system, 2000)
+    assert movable.region.used == before + 2000
+    # Page tables may lie anywhere, a frame for 512 pages; pages may not.
+    assert system.memory.zones[0].free_frames >= lower - 10
+    assert system.ledger.counts[Cause.PAGE_RECLAIMED] > 0
+    system.audit()
+    served = serve(system, WAYS["vmalloc"], Demand(5, 20, reads=64))
+    assert served.answered().tolist() == [0, 0, 20, 0]
+    outside = np.array([system.memory.zones[0].first_frame + 5])
+    with pytest.raises(ConfigurationError, match="not of zone"):
+        movable.adopt(outside, 0, 0)
+    assert movable.region.used == before + 2000

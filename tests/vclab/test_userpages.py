@@ -88,3 +88,15 @@ def test_a_copy_changes_nothing_of_the_first(system: vclab.System) -> None:
     assert other.page_tables.translate([region.address(1)])[0] == -1
     assert system.page_tables.translate([region.address(1)])[0] >> 12 == frames[1]
     assert twin.used == region.used
+
+
+def test_no_pages_take_no_numbers(system: vclab.System) -> None:
+    region = UserRegion(system.page_tables)
+    single = system.memory.allocate_all(0, MOVABLE, 3)
+    assert single is not None
+    region.map(single, 0)
+    for order in (0, 3, 10):
+        none = region.map(np.empty(0, np.int64), order)
+        assert none is not None
+        assert none.tolist() == []
+        assert region.used == 3

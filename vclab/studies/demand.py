@@ -267,8 +267,9 @@ def _new_pages(system: System, count: int) -> bool:
 
 def _read(system: System, count: int) -> None:
     """Let files read so many new pages, each as a request for a frame that may wake kswapd and reclaim."""
-    memory, movable = system.memory, system.movable
-    assert movable is not None
+    memory, pressure = system.memory, system.pressure
+    assert pressure is not None
+    movable = pressure.movable
     while count > 0:
         # Above the low watermark a request does nothing but take a frame.
         at_once = min(count, memory.zone.free_frames - memory.low_watermark)
@@ -276,7 +277,7 @@ def _read(system: System, count: int) -> None:
             return
         count -= max(0, at_once)
         if count > 0:
-            frame = memory.allocate(0, GFP_KERNEL | Gfp.MOVABLE)
+            frame = pressure.serve(0, GFP_KERNEL | Gfp.MOVABLE, only_movable=True)
             if frame < 0:
                 return
             if not movable.adopt(np.array([frame], np.int64), 0, 0):
