@@ -38,6 +38,8 @@ class Pressure:
         What the last request for frames took.
     background : int64[COUNTERS]
         What kswapd and kcompactd did when requests had woken them; the machine's ledger holds it too.
+    background_cpu : int
+        Where they ran last, so that what they free is on this CPU's lists.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Pressure:
         self.operations = operations
         self.last_effort: Effort | None = None
         self.background = np.zeros(COUNTERS, np.int64)
+        self.background_cpu = len(mmus) - 1
         self._seen_batches = self._batches
         self._slow_path = slow_path(movable, memory)
         self._slow_path.while_waiting = self._run_background
@@ -87,9 +90,24 @@ class Pressure:
         if not self._slow_path.is_awake:
             return
         counts = self._counts()
+        asking, self.memory.cpu = self.memory.cpu, self._place_background()
         self._slow_path.run_background()
+        self.memory.cpu = asking
         self.forget()
         self.background += self._counts() - counts
+
+    def _place_background(self) -> int:
+        """Return the CPU on which kswapd and kcompactd run now.
+
+        Threads of their node, they may run on any of its CPUs. Who wakes one goes on, so that its CPU is busy; a woken
+        thread stays where it ran last if that one is idle, else it goes to another that is, and nobody but who asks
+        keeps a CPU busy here. Rules: ``kernel/sched/fair.c``: ``wake_affine_idle``, ``select_idle_sibling``; of 2.6.24
+        ``kernel/sched.c``: ``try_to_wake_up``, whose load balancing finds the idle one a little later. A machine's only
+        CPU does everything.
+        """
+        if self.background_cpu == self.memory.cpu:
+            self.background_cpu = (self.background_cpu + 1) % len(self.mmus)
+        return self.background_cpu
 
     def _counts(self) -> npt.NDArray[np.int64]:
         """Return all events that the kernel's work on pages counts, int64[COUNTERS]."""
@@ -110,6 +128,7 @@ class Pressure:
         """Return the same for copies of its parts, between two requests; nobody is awake then."""
         twin = Pressure(movable, memory, mmus, operations)
         twin.background = self.background.copy()
+        twin.background_cpu = self.background_cpu
         twin.last_effort = self.last_effort
         twin._seen_batches = self._seen_batches
         return twin

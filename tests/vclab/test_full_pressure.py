@@ -23,14 +23,14 @@ from vclab.slowpath import Effort
 RELEASES = presets.linux_names()
 
 
-def crowded(linux: str = "6.18", policy: str = "physical") -> vclab.System:
+def crowded(linux: str = "6.18", policy: str = "physical", cpus: int = 2) -> vclab.System:
     """Return a machine with two zones: nearly all of the higher one is single pages of files; the lower one is free."""
-    return _crowded_once(linux, policy).copy()
+    return _crowded_once(linux, policy, cpus).copy()
 
 
 @functools.cache
-def _crowded_once(linux: str, policy: str) -> vclab.System:
-    system = vclab.System("k8", linux, "64MiB", 2, policy, levels=4, allocator="full")
+def _crowded_once(linux: str, policy: str, cpus: int) -> vclab.System:
+    system = vclab.System("k8", linux, "64MiB", cpus, policy, levels=4, allocator="full")
     zone = system.memory.zone
     rng = np.random.default_rng(2)
     taken = []
@@ -139,8 +139,11 @@ def test_a_high_order_is_compacted_for_where_zones_have_none() -> None:
 
 @pytest.mark.parametrize("linux", RELEASES)
 def test_frames_on_lists_of_other_cpus_are_given_back_where_reclaim_finds_nothing(linux: str) -> None:
-    """Reclaim makes progress and finds nothing: the neighbours of what it freed lie on another CPU's lists."""
-    system = crowded(linux)
+    """Reclaim makes progress and finds nothing: the neighbours of what it freed lie on another CPU's lists.
+
+    kswapd is on a third one, and may leave frames there.
+    """
+    system = crowded(linux, cpus=3)
     memory, movable = parts(system)
     memory.cpu = 1
     held = memory.allocate_all(0, GFP_KERNEL, 40)
@@ -198,3 +201,29 @@ def test_a_claim_boosts_the_watermarks_and_kswapd_sees_to_it() -> None:
         # What it was boosted by is gone once kswapd has reclaimed.
         assert movable.limits[Limit.BOOST] == movable.limits[Limit.BOOSTED] == 0
         system.audit()
+
+
+@pytest.mark.parametrize("linux", RELEASES)
+def test_kswapd_stays_on_a_cpu_that_is_idle_and_leaves_there_what_it_frees(linux: str) -> None:
+    system = crowded(linux)
+    memory, _ = parts(system)
+    pressure = system.pressure
+    assert pressure is not None
+
+    def ask_until_kswapd_runs(cpu: int) -> None:
+        memory.drain()
+        memory.cpu = cpu
+        runs = int(pressure.background[Cause.KSWAPD_RUN])
+        while pressure.background[Cause.KSWAPD_RUN] == runs:
+            assert memory.allocate(0, MOVABLE) >= 0
+        assert memory.cpu == cpu
+
+    # As it was at boot, then where it was, then away from who asks.
+    for asking, working in ((0, 1), (0, 1), (1, 0), (0, 1)):
+        ask_until_kswapd_runs(asking)
+        assert pressure.background_cpu == working
+        assert memory.per_cpu_frames[-1, working] > 0
+    twin = system.copy()
+    assert twin.pressure is not None
+    assert twin.pressure.background_cpu == 1
+    system.audit()
