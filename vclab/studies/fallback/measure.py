@@ -101,7 +101,7 @@ class Parameters(MachineParameters):
     )
     orders: list[Annotated[int, Field(ge=1, le=10)]] = Field(list(range(1, 11)), min_length=1)
     live_pages: list[Annotated[int, Field(ge=1, le=4096)]] = Field([1, 4, 16, 64, 256], min_length=1)
-    accesses: Annotated[int, Field(ge=1, le=100_000_000)] = Field(16_384, description="accesses of a steady phase")
+    accesses: Annotated[int, Field(ge=1, le=100_000_000)] = Field(8_192, description="accesses of a steady phase")
     requests: Annotated[int, Field(ge=1, le=100_000)] = Field(
         128, description="requests of the policy trace, per order"
     )
