@@ -277,14 +277,15 @@ class MovablePages:
     def _apply_moves(self) -> None:
         """Let page tables follow the log, in its order: a page may have moved before it was evicted."""
         used = int(self.moves.used[0])
+        if not used:
+            return
         owners, orders, new = self.moves.owners[:used].astype(np.int64), self.moves.orders[:used], self.moves.new[:used]
-        stale = new == STALE
-        if stale.any():
+        if self.reached and (stale := new == STALE).any():
             # Only reclaim says so, which moves nothing: when is all one.
             self._forgotten.append(self.region.stale(owners[stale], orders[stale]))
             owners, orders, new = owners[~stale], orders[~stale], new[~stale]
         gone = new == EVICTED
-        ends = [*(np.flatnonzero(np.diff(gone)) + 1).tolist(), len(gone)]
+        ends = [*(np.flatnonzero(gone[1:] != gone[:-1]) + 1).tolist(), len(gone)]
         start = 0
         for end in ends if len(gone) else []:
             part = slice(start, end)
