@@ -91,8 +91,10 @@ class Pressure:
             return
         counts = self._counts()
         asking, self.memory.cpu = self.memory.cpu, self._place_background()
-        self._slow_path.run_background()
-        self.memory.cpu = asking
+        try:
+            self._slow_path.run_background()
+        finally:
+            self.memory.cpu = asking
         self.forget()
         self.background += self._counts() - counts
 

@@ -117,6 +117,9 @@ def test_a_life_is_counted_from_the_first_touch(dataset: xr.Dataset) -> None:
     events = dataset["lifetime_events"]
     accesses = events.sel(event="data_access")
     assert (accesses == dataset["lifetime"]).all()
+    assert events["lifetime_order"].values.tolist() == [1, 4, 9]
+    assert measure.ends_and_middle(range(1, 11)) == [1, 6, 10]
+    assert measure.ends_and_middle([3]) == [3]
     # The first access to a fresh page finds no translation.
     assert (events.sel(lifetime=1, event="walk") == 1).all()
     assert (dataset["lifetime_cycles"].diff("lifetime") >= 0).all()

@@ -32,7 +32,7 @@ from vclab.figures.style import spread, to_png
 from vclab.studies.cells import CELLS, EVENT_NAMES, PHASES
 from vclab.studies.fallback import measure
 from vclab.studies.fallback.drawing import figures
-from vclab.studies.fallback.measure import POLICIES
+from vclab.studies.fallback.requests import POLICIES, STEPS, WORK
 
 STEMS = [
     "cost-against-reach",
@@ -74,12 +74,13 @@ def synthetic(
         "pattern": list(measure.PATTERNS),
         "phase": list(PHASES),
         "event": EVENT_NAMES,
+        "lifetime_order": measure.ends_and_middle(orders),
         "lifetime": list(measure.LIFETIMES),
         "lifetime_cell": list(measure.LIFETIME_CELLS),
         "policy": list(POLICIES),
         "answer": ["physical", "virtual", "failed"],
-        "step": list(measure.STEPS),
-        "operation": [cause.name.lower() for cause in measure.WORK],
+        "step": list(STEPS),
+        "operation": [cause.name.lower() for cause in WORK],
         "target_order": np.arange(11),
         "moment": ["before", "after"],
         "awareness_operation": ["page_address", "virt_to_page", "free"],
@@ -101,7 +102,7 @@ def synthetic(
         {
             "events": some("seed", "order", "live_pages", "cell", "pattern", "phase", "event"),
             "control_events": some("seed", "control_order", "control", "live_pages", "control_cell", "phase", "event"),
-            "lifetime_events": some("seed", "order", "lifetime_cell", "lifetime", "event"),
+            "lifetime_events": some("seed", "lifetime_order", "lifetime_cell", "lifetime", "event"),
             "work": some("seed", "order", "policy", "step", "operation"),
             "counterfactual": (("seed", "order"), np.full((seeds, len(orders)), max(live_pages) // 2)),
             "outcome": (("seed", "order", "policy", "answer"), outcome),

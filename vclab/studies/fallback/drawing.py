@@ -18,6 +18,7 @@ from vclab.figures.style import save
 from vclab.studies import Draw
 from vclab.studies.cells import is_colouring
 from vclab.studies.fallback.claims import NEGLIGIBLE, control_ratios, live_bytes, per_access, per_request
+from vclab.studies.fallback.measure import ends_and_middle
 from vclab.units import PAGE_BYTES, format_bytes
 
 Floats = npt.NDArray[np.float64]
@@ -273,8 +274,7 @@ def _operations(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     """Draw the time to allocate and free one request, by cause, for three orders."""
     each = per_request(dataset).mean("seed") / 1000
     value = each.sel(bound="value")
-    orders = dataset["order"].values
-    shown = sorted({int(orders[0]), int(orders[len(orders) // 2]), int(orders[-1])})
+    shown = ends_and_middle(dataset["order"].values.tolist())
     policies = [str(name) for name in dataset["policy"].values]
     causes = [str(cause) for cause in dataset["operation_cause"].values]
     totals = {bound: each.sel(bound=bound).sum("operation_cause") for bound in ("low", "high")}
@@ -309,8 +309,7 @@ def _operations(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
 def _lifetimes(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     """Draw cost per access over a page's life, for three orders."""
     gigahertz = float(dataset.attrs["gigahertz"])
-    orders = dataset["order"].values
-    shown = sorted({int(orders[0]), int(orders[len(orders) // 2]), int(orders[-1])})
+    shown = dataset["lifetime_order"].values.tolist()
     counts = dataset["lifetime"].values
     access = dataset["lifetime_cycles"].sum("cause").mean("seed") / gigahertz / counts
     made = per_request(dataset).sel(bound="value").sum("operation_cause").mean("seed")
@@ -319,7 +318,7 @@ def _lifetimes(dataset: xr.Dataset, out: Path) -> tuple[str, str, str]:
     for order in shown:
         lines = {}
         for cell, policy in (("i", "physical"), ("iii", "vmalloc")):
-            alone = access.sel(order=order, lifetime_cell=cell).values
+            alone = access.sel(lifetime_order=order, lifetime_cell=cell).values
             last = alone[-1] * counts[-1] - alone[-2] * counts[-2]
             # What comes after the last measured access goes on as the accesses before it did.
             steady = last / (counts[-1] - counts[-2])

@@ -21,9 +21,6 @@ from vckernels.causes import Cause
 from vclab import presets, recordings, streams
 from vclab.ageing import REPLACED
 from vclab.background import Background
-from vclab.compound import CompoundPage
-from vclab.errors import OutOfMemory
-from vclab.gfp import GFP_VFALLBACK
 from vclab.ledger import (
     ACCESS_CAUSES,
     DATA_CAUSES,
@@ -34,7 +31,6 @@ from vclab.ledger import (
     served_latencies,
 )
 from vclab.mmu import MmuOptions, tlb_entries
-from vclab.policies import Attempt, find_policy
 from vclab.presets import CpuPreset, LinuxPreset
 from vclab.presets.prices import Prices
 from vclab.studies import LEFT_OUT_EVERYWHERE, Progress, awareness
@@ -51,12 +47,11 @@ from vclab.studies.cells import (
     digest,
     offsets_for,
 )
+from vclab.studies.fallback.requests import POLICIES, STEPS, WORK, run_policies
 from vclab.studies.machine import MachineParameters
 from vclab.system import System
 from vclab.units import PAGE_BYTES
 
-#: Compared on one request trace. Those that differ only in what reclaim and compaction do are not among them.
-POLICIES = ("physical", "early-fallback", "always-virtual", "vmalloc", "huge-vmalloc")
 #: In this order on one warm machine: the chase goes on with the cycle of the first touch.
 PATTERNS = {"chase": streams.chase, "uniform": streams.uniform}
 #: Cells of the controls, which are about the first three, and about a chase.
@@ -67,29 +62,6 @@ LIFETIMES = (1, 10, 100, 1_000, 10_000, 100_000)
 LIFETIME_CELLS = ("i", "iii")
 #: Tells the seeds of streams from those of machines.
 STREAM_SEED = int.from_bytes(b"chas")
-STEPS = ("allocate", "free")
-WORK = (
-    Cause.ALLOCATION,
-    Cause.FREE,
-    Cause.SPLIT,
-    Cause.MERGE,
-    Cause.CLAIM_BLOCK,
-    Cause.CLAIM_PAGEBLOCK,
-    Cause.STEAL,
-    Cause.TABLE_PAGE,
-    Cause.ENTRY_WRITE,
-    Cause.AREA_RESERVE,
-    Cause.AREA_STEP,
-    Cause.AREA_POOL_HIT,
-    Cause.AREA_RELEASE,
-    Cause.AREA_LAZY_FREE,
-    Cause.AREA_PURGE,
-    Cause.STRUCT_PAGE,
-    Cause.FLUSH_CALL,
-    Cause.TLB_INVALIDATION,
-    Cause.TLB_FLUSH,
-    Cause.INTERRUPT,
-)
 
 
 class Parameters(MachineParameters):
@@ -120,6 +92,16 @@ class Parameters(MachineParameters):
         if self.control_orders is not None:
             return self.control_orders
         return [7] if 7 in self.orders else self.orders[-1:]
+
+    @property
+    def telling(self) -> list[int]:
+        """Orders whose pages are followed over a life."""
+        return ends_and_middle(self.orders)
+
+
+def ends_and_middle(orders: Sequence[int]) -> list[int]:
+    """Return the least, the middle and the largest of ascending orders."""
+    return sorted({orders[0], orders[len(orders) // 2], orders[-1]})
 
 
 #: What ``--quick`` changes: one seed on a small machine.
@@ -198,12 +180,17 @@ def run_point(parameters: Parameters, point: Point, progress: Progress) -> xr.Da
     aged = parameters.age(system)
     after = _frame_states(system)
     orders = _orders_of(parameters, point)
-    parts = []
+    parts, lives = [], {}
     for done, order in enumerate(orders):
         progress(0.3 + 0.55 * done / len(orders), f"order {order}")
-        cells = _measure_cells(system, parameters, order, point.seed)
-        parts.append(cells.merge(_run_policies(system, parameters, order, point.seed)))
+        cells = Cells(system, order, max(parameters.live_pages), np.random.default_rng([point.seed, order]))
+        measured = _measure_cells(cells, parameters, point.seed)
+        parts.append(measured.merge(run_policies(system, parameters, parameters.requests, order, point.seed)))
+        if order in parameters.telling:
+            lives[order] = _measure_lifetimes(cells, point.seed)
     dataset = xr.concat(parts, xr.Variable("order", orders))
+    if lives:
+        dataset["lifetime_events"] = xr.concat(lives.values(), xr.Variable("lifetime_order", list(lives)))
     if point.part == 0:
         progress(0.85, "controls")
         dataset["control_events"] = xr.concat(
@@ -232,10 +219,13 @@ def _joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     if len(parts) == 1:
         return parts[0]
     # What has no order is the same in every part, or only in one.
-    without = [part.drop_dims("order") for part in parts]
-    shared = xr.merge(without, compat="identical", combine_attrs="drop")
-    by_order = [part[[name for name in part.data_vars if "order" in part[name].dims]] for part in parts]
-    return xr.merge([xr.concat(by_order, "order").sortby("order"), shared], combine_attrs="drop")
+    without = [part.drop_dims(["order", "lifetime_order"], errors="ignore") for part in parts]
+    joined = [xr.merge(without, compat="identical", combine_attrs="drop")]
+    for order in ("order", "lifetime_order"):
+        names = [[name for name in part.data_vars if order in part[name].dims] for part in parts]
+        having = [part[of_part] for part, of_part in zip(parts, names, strict=True) if of_part]
+        joined.append(xr.concat(having, order).sortby(order))
+    return xr.merge(joined, combine_attrs="drop")
 
 
 def _orders_of(parameters: Parameters, point: Point) -> list[int]:
@@ -260,8 +250,7 @@ def _offsets(patterns: Sequence[Stream], nbytes: int, parameters: Parameters, se
     return offsets_for(patterns, nbytes, parameters.accesses, STREAM_SEED + seed)
 
 
-def _measure_cells(aged: System, parameters: Parameters, order: int, seed: int) -> xr.Dataset:
-    cells = Cells(aged, order, max(parameters.live_pages), np.random.default_rng([seed, order]))
+def _measure_cells(cells: Cells, parameters: Parameters, seed: int) -> xr.Dataset:
     shape = (len(parameters.live_pages), len(CELLS), len(PATTERNS), len(PHASES), len(EVENTS))
     events = np.zeros(shape, np.int64)
     digests = np.empty((len(parameters.live_pages), len(PATTERNS)), object)
@@ -279,7 +268,6 @@ def _measure_cells(aged: System, parameters: Parameters, order: int, seed: int) 
             "events": (("live_pages", "cell", "pattern", "phase", "event"), events),
             "offsets_digest": (("live_pages", "pattern"), digests.astype(str)),
             "frames_digest": (("cell",), [digest(cells.frames(cell)) for cell in CELLS]),
-            "lifetime_events": (("lifetime_cell", "lifetime", "event"), _measure_lifetimes(cells, seed)),
             "counterfactual": ((), cells.counterfactual),
             "mean_run_length": ((), float(runs.mean())),
             "aligned_groups_of_four": ((), coalescible(cells.pages)),
@@ -287,7 +275,7 @@ def _measure_cells(aged: System, parameters: Parameters, order: int, seed: int) 
     )
 
 
-def _measure_lifetimes(cells: Cells, seed: int) -> npt.NDArray[np.int64]:
+def _measure_lifetimes(cells: Cells, seed: int) -> xr.DataArray:
     """Return what the first accesses to a single fresh page cause, up to each of ``LIFETIMES``."""
     offsets = streams.uniform(cells.nbytes, LIFETIMES[-1], seed)
     counts = np.zeros((len(LIFETIME_CELLS), len(LIFETIMES), len(EVENTS)), np.int64)
@@ -295,7 +283,7 @@ def _measure_lifetimes(cells: Cells, seed: int) -> npt.NDArray[np.int64]:
         cells.prepare(cell, 1)
         for n, (start, stop) in enumerate(zip((0, *LIFETIMES[:-1]), LIFETIMES, strict=True)):
             counts[c, n] = cells.access(cell, 1, offsets[start:stop])
-    return counts.cumsum(axis=1)
+    return xr.DataArray(counts.cumsum(axis=1), dims=("lifetime_cell", "lifetime", "event"))
 
 
 def _measure_controls(aged: System, parameters: Parameters, order: int, seed: int) -> xr.DataArray:
@@ -337,72 +325,6 @@ def _price_awareness(dataset: xr.Dataset, cpu: CpuPreset, linux: LinuxPreset) ->
     found = found.rename({here: there for there, here in _AWARENESS_DIMENSIONS.items()})
     cycles = awareness.priced(found, cpu, linux)["cycles"].sel(phase="steady", drop=True).sum("cause")
     return cycles.rename(operation="awareness_operation")
-
-
-class _Outcome(NamedTuple):
-    """What became of the requests that a policy met."""
-
-    answers: tuple[int, int, int]
-    """Physical, virtual, failed."""
-    work: npt.NDArray[np.int64]
-    """By step and operation."""
-    overhead: tuple[int, int, int]
-    """Attributed bytes, and frames newly taken and kept."""
-
-
-def _run_policies(aged: System, parameters: Parameters, order: int, seed: int) -> xr.Dataset:
-    """Give every policy the same requests on a copy of the same machine, then free all in one random order."""
-    free_order = np.random.default_rng([seed, order, 2]).permutation(parameters.requests)
-    # Policies that make the same attempts do the same.
-    of_attempts: dict[tuple[Attempt, ...], _Outcome] = {}
-    outcomes = []
-    for name in POLICIES:
-        policy = find_policy(name, aged.linux.early_fallback.value)
-        attempts = policy.attempts(order, int(GFP_VFALLBACK), 0)
-        if attempts not in of_attempts:
-            of_attempts[attempts] = _run_policy(aged.copy(policy=name), parameters, order, free_order)
-        outcomes.append(of_attempts[attempts])
-    overhead = np.array([outcome.overhead for outcome in outcomes])
-    return xr.Dataset(
-        {
-            "outcome": (("policy", "answer"), np.array([outcome.answers for outcome in outcomes])),
-            "work": (("policy", "step", "operation"), np.stack([outcome.work for outcome in outcomes])),
-            "attributed_bytes": ("policy", overhead[:, 0]),
-            "marginal_frames": ("policy", overhead[:, 1]),
-            "retained_frames": ("policy", overhead[:, 2]),
-        }
-    )
-
-
-def _run_policy(system: System, parameters: Parameters, order: int, free_order: npt.NDArray[np.int64]) -> _Outcome:
-    """Make all requests of an order, and free what they got."""
-    counts = [system.ledger.counts]
-    free_before = system.memory.zone.free_frames
-    pages: list[CompoundPage | None] = []
-    for _ in range(parameters.requests):
-        try:
-            pages.append(system.alloc_pages(order, GFP_VFALLBACK))
-        except OutOfMemory:
-            pages.append(None)
-    counts.append(system.ledger.counts)
-    parameters.audited(system)
-    served = [page for page in pages if page is not None]
-    virtual = sum(page.is_virtual for page in served)
-    attributed = sum(page.overhead_bytes for page in served)
-    marginal = sum(page.marginal_frames for page in served)
-    for index in free_order:
-        page = pages[index]
-        if page is not None:
-            system.free_pages(page)
-    # What was freed lazily pays its part of a flush.
-    system.purge_vmalloc_area()
-    counts.append(system.ledger.counts)
-    parameters.audited(system)
-    return _Outcome(
-        (len(served) - virtual, virtual, len(pages) - len(served)),
-        np.diff(counts, axis=0)[:, list(WORK)],
-        (attributed, marginal, free_before - system.memory.zone.free_frames),
-    )
 
 
 def combine(parameters: Parameters, parts: Sequence[xr.Dataset]) -> xr.Dataset:
