@@ -96,7 +96,7 @@ def learn(source: str) -> Law:
     if not len(stream.frame):
         raise ConfigurationError(f"recording {source} has no events to age by; use another source")
     frames = span(recording)
-    times = (recording.stream.time_us // TICK_US).view(np.int32)
+    times = (recording.stream.time_us // TICK_US).astype(np.int32)
     end = int(times[-1]) + 1
     count = len(times)
     lifetimes = np.empty(count, np.int32)

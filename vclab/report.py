@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,15 +121,22 @@ def rewrite(folder: Path) -> tuple[xr.Dataset, list[results.Claim]]:
 
 def save_and_write(dataset: xr.Dataset, out: Path) -> list[results.Claim]:
     """Write OUT/results.nc while the figures are drawn, and the report; return the claims."""
-    save = functools.cache(functools.partial(results.save, dataset, out))
+    tried = False
+
+    def save() -> None:
+        nonlocal tried
+        tried = True
+        results.save(dataset, out)
+
     try:
         return write(dataset, out, save)
     finally:
         # Whatever drawing comes upon, results are kept.
-        save()
+        if not tried:
+            save()
 
 
-def write(dataset: xr.Dataset, out: Path, meanwhile: Callable[[], object] = lambda: None) -> list[results.Claim]:
+def write(dataset: xr.Dataset, out: Path, save: Callable[[], None] | None = None) -> list[results.Claim]:
     """Draw a dataset's figures, write OUT/report.html and return the claims.
 
     Parameters
@@ -139,12 +145,21 @@ def write(dataset: xr.Dataset, out: Path, meanwhile: Callable[[], object] = lamb
         What a study's ``combine`` returned.
     out : Path
         Folder, which exists.
-    meanwhile : callable
+    save : callable, optional
         Called, once, while figures are drawn.
     """
     name = str(dataset.attrs["study"])
     study = studies.find(name)
-    claims = study.claims(dataset)
+    claims: list[results.Claim] = []
+    summary: list[str] = []
+
+    def meanwhile() -> None:
+        if save is not None:
+            save()
+        claims.extend(study.claims(dataset))
+        summary.extend(study.summary(dataset))
+
+    figures = draw_all(studies.figures(name, dataset, out), meanwhile)
     parameters = json.loads(dataset.attrs["parameters"])
     settings = json.loads(dataset.attrs.get("prices", "{}"))
     facts = {
@@ -159,9 +174,9 @@ def write(dataset: xr.Dataset, out: Path, meanwhile: Callable[[], object] = lamb
         out,
         title=f"vclab: {name}",
         question=studies.STUDIES[name],
-        summary=study.summary(dataset),
+        summary=summary,
         claims=claims,
-        figures=draw_all(studies.figures(name, dataset, out), meanwhile),
+        figures=figures,
         provenance=_provenance(study, parameters, Prices(settings)),
         parameters=parameters,
         facts=facts,

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
@@ -137,8 +137,9 @@ def run_study(name: str, parameters: BaseModel, jobs: int, report: Report) -> xr
             parts.append(study.run_point(parameters, point, tell))
         return study.combine(parameters, parts)
     # A CPU is idle while the process that workers are forked from is getting ready: what comes after them loads.
-    loading = threading.Thread(target=studies.load_aftermath, args=(name,))
-    loading.start()
+    loader = ThreadPoolExecutor(1)
+    loading = loader.submit(studies.load_aftermath, name)
+    loader.shutdown(wait=False)
     forked = _start_method() == "forkserver"
     if forked:
         _start_server()
@@ -149,9 +150,9 @@ def run_study(name: str, parameters: BaseModel, jobs: int, report: Report) -> xr
         # Workers that a server forks ignore Ctrl-C as it does; others take over what this process does meanwhile.
         with _interrupts_wait() if forked else _interrupts_ignored():
             futures = [pool.submit(_run_point, name, parameters, number, point) for number, point in enumerate(points)]
+        loading.result()
         parts = [_wait(future, channel, report) for future in futures]
         _drain(channel, report)
-        loading.join()
     except BrokenProcessPool as error:
         raise VclabError("a worker process ended early, perhaps for lack of memory; try --jobs 1") from error
     finally:

@@ -21,7 +21,7 @@ from vckernels.rules import Option, PerCpuRule
 from vckernels.zone import Zone, count_free
 
 VECTOR = 14
-"""Pages that kernels before 2.6.28 gathered to free them together (``PAGEVEC_SIZE``)."""
+"""Pages that 2.6.24 gathers to free them together (``PAGEVEC_SIZE``)."""
 
 
 @kernel(inline=True)

@@ -17,7 +17,7 @@ INSISTING, FALLING_BACK = SIDES
 CALLER, ALL_CPUS, REFAULTS, READ_AGAIN = ACCOUNTS
 #: Accesses that few pages see between allocation and free: a pass of lines over 64 KiB is a thousand.
 MANY = 10_000.0
-_LEFT_OUT = "locks, sleeping, the caller's wait for kswapd on its CPU; first touches"
+_LEFT_OUT = "locks, sleeping, the caller's wait for kswapd on a machine's only CPU; first touches"
 
 
 def format_accesses(count: float) -> str:

@@ -111,7 +111,6 @@ QUICK = {
     "orders": [1, 3, 5, 7, 9],
     "control_orders": [9],
     "live_pages": [1, 4, 16],
-    "accesses": 10_000,
     "requests": 64,
 }
 
@@ -421,7 +420,8 @@ LEFT_OUT = (
     "everywhere: real caches miss less just beyond their capacity. Write-back traffic and back-invalidation of data "
     "caches; bandwidth, and the time "
     "that prefetched lines take. Table words are not in the caches when a page is first touched, though mapping "
-    "it has just written them. Correlated deaths: blocks of one process die together in reality, one by one here. "
+    "it has just written them. What pages of every order cost over a life: three orders are followed. Correlated "
+    "deaths: blocks of one process die together in reality, one by one here. "
     "Freed virtual pages are flushed as the rule set does it, today once for 32 MiB of them; the refills that a "
     "flush causes are in the study overhead. Claims between migratetypes are counted, not priced." + LEFT_OUT_EVERYWHERE
 )
