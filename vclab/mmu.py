@@ -217,8 +217,12 @@ class Mmu:
 
     def flush_local(self) -> None:
         """Drop all translations that are not global, as a change of the address space does."""
-        mmu_kernels.flush_local(self.state)
+        self.forget_programs()
         self.counters[Cause.TLB_FLUSH] += 1
+
+    def forget_programs(self) -> None:
+        """Drop all translations that are not global, for which somebody else counts the work."""
+        mmu_kernels.flush_local(self.state)
 
     def invalidate(self, address: int, pages: int, level: int = 1) -> None:
         """Drop pages of a leaf level from an address on, as INVLPG for each does."""

@@ -137,16 +137,22 @@ class Pressure:
 
     @property
     def _batches(self) -> int:
-        return int(self.movable.zone.buddy.counters[Cause.MIGRATION_BATCH])
+        """Times so far that CPUs had to forget pages that moved or were unmapped."""
+        counters = self.movable.zone.buddy.counters
+        return int(counters[Cause.MIGRATION_BATCH] + counters[Cause.UNMAP_BATCH])
 
     def forget(self) -> None:
-        """Let every CPU forget pages that moved: all its user translations, once a batch (``arch_tlbbatch_flush``)."""
+        """Let every CPU forget pages that moved or were unmapped, as often as the release does it.
+
+        All that CPUs know of programs goes, even where a release forgets single pages: their work is counted so.
+        """
         before, self._seen_batches = self._seen_batches, self._batches
         if not self.movable.take_forgotten():
             return
         batches = max(1, self._batches - before)
-        for mmu in self.mmus:
-            mmu.flush_local()
         # Nothing is accessed between batches, so one flush leaves what all would; all are counted.
-        self.operations[Cause.TLB_FLUSH] += (batches - 1) * len(self.mmus)
+        for mmu in self.mmus:
+            mmu.forget_programs()
+        cause = Cause.TLB_INVALIDATION if self.movable.rules.forgets_pages else Cause.TLB_FLUSH
+        self.operations[cause] += batches * len(self.mmus)
         self.operations[Cause.INTERRUPT] += batches * (len(self.mmus) > 1)

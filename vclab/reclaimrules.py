@@ -30,6 +30,9 @@ class ReclaimRules:
         Whether pages of several frames are on lists; else programs have single ones only.
     compacts : bool
         Whether there is compaction beside reclaim.
+    forgets_pages : bool
+        Whether CPUs forget each page that is unmapped on its own, by INVLPG (``ptep_clear_flush``); else a batch of
+        them at once, by a flush of all they know of programs (``arch_tlbbatch_flush``).
     begin_direct, begin_kswapd : callable
         Begin a request's own reclaim, or kswapd's, for an order and the highest zone that serves it.
     advance : callable
@@ -39,6 +42,7 @@ class ReclaimRules:
     split_lists: bool
     large_pages: bool
     compacts: bool
+    forgets_pages: bool
     begin_direct: Callable[[Buddy, Limits, Reclaim, int, int], None]
     begin_kswapd: Callable[[Buddy, Limits, Reclaim, int, int], None]
     advance: Callable[[Buddy, Pages, Limits, Reclaim, Entries, Moves], int]
@@ -69,6 +73,7 @@ RECLAIM_RULES = {
         split_lists=True,
         large_pages=True,
         compacts=True,
+        forgets_pages=False,
         begin_direct=_begin_direct,
         begin_kswapd=reclaim.begin_kswapd,
         advance=reclaim.advance_reclaim,
@@ -77,6 +82,7 @@ RECLAIM_RULES = {
         split_lists=False,
         large_pages=False,
         compacts=False,
+        forgets_pages=True,
         begin_direct=_begin_lumpy,
         begin_kswapd=_begin_lumpy_kswapd,
         advance=lumpy.advance_lumpy,

@@ -211,6 +211,8 @@ class Cause(IntEnum):
     """Blocks made for them."""
     BLOCK_STEP = 93
     """Blocks passed over because they had too few pages left."""
+    UNMAP_BATCH = 94
+    """Times that CPUs had to forget what reclaim had unmapped or looked at: pages together, or each on its own."""
 
 
 COUNTERS = len(Cause)

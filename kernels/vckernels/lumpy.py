@@ -109,10 +109,12 @@ def _forget_use(buddy: Buddy, pages: Pages, entries: Entries, moves: Moves, page
     """
     flags = flags_of(pages, page)
     pages.flags[unsigned(page)] = flags & ~(ACCESSED | REFERENCED)
-    if take_accessed(entries, pages, page, np.int64(1)):
+    noted = take_accessed(entries, pages, page, np.int64(1))
+    if noted:
         log_move(buddy, pages, moves, page, np.int64(STALE))
-        return True
-    return flags & (ACCESSED | REFERENCED) != 0
+    if flags & ANONYMOUS:
+        buddy.counters[Cause.UNMAP_BATCH] += noted or flags & ACCESSED != 0
+    return noted or flags & (ACCESSED | REFERENCED) != 0
 
 
 @kernel
@@ -154,7 +156,8 @@ def _free_held(
     gathered = 0
     for i in range(count):
         page = reclaim.held[unsigned(i)]
-        page = ~page if page < 0 else page
+        unmapped = page < 0
+        page = ~page if unmapped else page
         fields[ReclaimField.SCANNED] += 1
         anonymous = flags_of(pages, page) & ANONYMOUS != 0
         fields[ReclaimField.SCANNED] += anonymous
@@ -165,6 +168,8 @@ def _free_held(
             pages.flags[unsigned(page)] = flags | ACTIVE
             buddy.counters[Cause.PAGE_ACTIVATION] += 1
         else:
+            # Every page that is unmapped CPUs forget at once (ptep_clear_flush).
+            buddy.counters[Cause.UNMAP_BATCH] += anonymous and not unmapped
             if take_dirty(entries, pages, page, np.int64(1)):
                 flags |= DIRTY
                 pages.flags[unsigned(page)] = flags

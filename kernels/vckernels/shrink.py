@@ -139,6 +139,9 @@ def shrink_inactive(
     count, taken = hold_oldest(buddy, pages, reclaim, chosen, frames)
     reclaimed = 0
     written = 0
+    # CPUs forget all that was unmapped at the end (try_to_unmap_flush), and what may be written to before it is written
+    # back (try_to_unmap_flush_dirty).
+    unmapped = False
     for i in range(count):
         page = reclaim.held[unsigned(i)]
         flags = flags_of(pages, page)
@@ -153,6 +156,7 @@ def shrink_inactive(
         else:
             if take_dirty(entries, pages, page, size):
                 spared |= DIRTY
+            unmapped = True
             if spared & DIRTY == 0:
                 pages.flags[unsigned(page)] = spared
                 # The kernel gathers what it frees and frees it together, in the same order, which comes to the same.
@@ -166,12 +170,15 @@ def shrink_inactive(
                 write_page(buddy, pages, page, spared, size)
                 if flags & ANONYMOUS:
                     written += size
+                    buddy.counters[Cause.UNMAP_BATCH] += 1
+                    unmapped = False
                 continue
         pages.flags[unsigned(page)] = spared
         put_page(buddy, pages, page, False)
         if spared & ACTIVE:
             buddy.counters[Cause.PAGE_ACTIVATION] += size
             fields[ReclaimField.CLOCK] += size
+    buddy.counters[Cause.UNMAP_BATCH] += unmapped
     note_cost(pages, reclaim, is_file(chosen), written, taken - reclaimed)
     fields[ReclaimField.RECLAIMED] += reclaimed
     return reclaimed

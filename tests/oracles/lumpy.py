@@ -60,17 +60,20 @@ class PlainLumpy(PlainReclaim):
         """Return whether a page was used, and forget it; so do CPUs, since x86 flushed then."""
         page = self.pages.pages[frame]
         was = page.accessed or page.referenced
-        page.accessed = page.referenced = False
-        if self.look(frame):
+        noted = self.look(frame)
+        if noted:
             self.make_stale(frame)
-            was = True
-        return was
+        if page.anonymous and (noted or page.accessed):
+            self.events["UNMAP_BATCH"] += 1
+        page.accessed = page.referenced = False
+        return was or noted
 
     def free_some(self, held: list[int]) -> list[int]:
         """Free what can be; return what is left."""
         left = []
         vector: list[int] = []
         spares = self.order <= 3
+        before, self.written = self.written, set()
         for frame in held:
             page = self.pages.pages[frame]
             self.scanned += 2 if page.anonymous else 1
@@ -80,6 +83,8 @@ class PlainLumpy(PlainReclaim):
                 self.events["PAGE_ACTIVATION"] += 1
             else:
                 self.unmap(frame)
+                if page.anonymous and frame not in before:
+                    self.events["UNMAP_BATCH"] += 1
                 if not page.dirty:
                     self.detach(frame)
                     vector.append(frame)
@@ -118,7 +123,6 @@ class PlainLumpy(PlainReclaim):
         if left and costly and not self.is_kswapd:
             self.events["CONGESTION_WAIT"] += 1
             self.make_inactive(left)
-            self.written = set()
             left = self.free_some(left)
         for frame in left:
             self.pages.put(frame, tail=frame in self.written)

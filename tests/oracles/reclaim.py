@@ -163,6 +163,7 @@ class PlainReclaim:
         """Scan the end of an inactive list."""
         taken, size = self.take_oldest(f"inactive {kind}", frames)
         freed = written = 0
+        waiting = False
         for frame in taken:
             page = self.pages.pages[frame]
             pages = self.pages.size(frame)
@@ -174,6 +175,7 @@ class PlainReclaim:
                 page.active = True
             else:
                 self.unmap(frame)
+                waiting = True
                 if not page.dirty:
                     self.detach(frame)
                     assert self.pages.release(frame) == "OK"
@@ -185,12 +187,16 @@ class PlainReclaim:
                     page.dirty = False
                     self.pages.put(frame, tail=True)
                     self.events["SWAP_OUT" if page.anonymous else "WRITE_BACK"] += pages
-                    written += pages if page.anonymous else 0
+                    if page.anonymous:
+                        written += pages
+                        self.events["UNMAP_BATCH"] += 1
+                        waiting = False
                     continue
             self.pages.put(frame)
             if page.active:
                 self.events["PAGE_ACTIVATION"] += pages
                 self.clock += pages
+        self.events["UNMAP_BATCH"] += waiting
         self.note(kind, written, size - freed)
         self.reclaimed += freed
         self.scanned += size

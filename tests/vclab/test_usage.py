@@ -128,9 +128,9 @@ def reach(system: vclab.System, owners: np.ndarray, write: bool = False) -> None
     system.access_at(bases, 4096, np.arange(len(owners)) * 4096, write)
 
 
-def cached(linux: str = "6.18", anonymous: float = 0.0, swap: str = "0") -> vclab.System:
+def cached(linux: str = "6.18", anonymous: float = 0.0, swap: str = "0", cpus: int = 1) -> vclab.System:
     """Return a machine full of inactive pages, clean ones where they are of files."""
-    system = vclab.System(memory="64MiB", levels=4, linux=linux)
+    system = vclab.System(memory="64MiB", levels=4, linux=linux, cpus=cpus)
     for _ in range(14_000):
         system.memory.zone.allocate(0, 1)
     system.populate(PageMix(anonymous=anonymous, active=0.0, dirty=0.0), swap=swap)
@@ -249,6 +249,31 @@ def test_in_2_6_24_cpus_forget_a_page_whose_accessed_bit_is_cleared() -> None:
     assert {movable.region.address(int(owner)) for owner in owners} <= forgotten(system)
     reach(system, owners)
     assert noted(system, owners).all()
+
+
+@pytest.mark.parametrize(
+    ("linux", "anonymous", "swap"), [("6.18", 0.0, "0"), ("6.18", 1.0, "64MiB"), ("2.6.24", 1.0, "64MiB")]
+)
+def test_cpus_are_interrupted_as_often_as_the_release_lets_them_forget(linux: str, anonymous: float, swap: str) -> None:
+    """Today for up to 32 pages at once, but before each page that is written to swap; then for each page."""
+    system = cached(linux, anonymous, swap, cpus=2)
+    assert system.pressure is not None and system.movable is not None
+    system.pressure.forget()
+    before = system.ledger.counts
+    system.movable.reclaim(0, int(ZoneIndex.NORMAL))
+    system.movable.reclaim(0, int(ZoneIndex.NORMAL))
+    system.pressure.forget()
+    counts = system.ledger.counts - before
+    batches = int(counts[Cause.UNMAP_BATCH])
+    assert counts[Cause.INTERRUPT] == batches
+    flushes, single = (int(counts[cause]) for cause in (Cause.TLB_FLUSH, Cause.TLB_INVALIDATION))
+    assert (flushes, single) == ((0, 2 * batches) if linux == "2.6.24" else (2 * batches, 0))
+    scanned = int(counts[Cause.RECLAIM_SCANNED])
+    if not anonymous:
+        assert counts[Cause.PAGE_RECLAIMED] == scanned
+        assert -(-scanned // 32) <= batches < scanned // 4
+    else:
+        assert batches >= counts[Cause.SWAP_OUT] > 1
 
 
 def test_whoever_has_written_forgets_when_a_page_is_unmapped_so_that_the_next_write_is_noted_too() -> None:
