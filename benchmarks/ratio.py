@@ -109,11 +109,10 @@ def arrays(value: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _forget_scratch(arguments: tuple[Any, ...]) -> None:
-    """Clear what an MMU leaves behind that means nothing: lines that have been loaded, what looking ahead read."""
+    """Clear what an MMU leaves behind that means nothing: lines that have been loaded."""
     for state in arguments:
         if isinstance(state, mmu_kernels.Mmu):
             state.queue[1:] = 0
-            state.control[mmu_kernels.Control.SEEN] = 0
 
 
 def difference(workload: Workload) -> str | None:
