@@ -182,11 +182,10 @@ def run_point(parameters: Parameters, point: Point, progress: Progress) -> xr.Da
     parts, lives = [], {}
     for done, order in enumerate(orders):
         progress(0.3 + 0.55 * done / len(orders), f"order {order}")
-        cells = Cells(system, order, max(parameters.live_pages), np.random.default_rng([point.seed, order]))
-        measured = _measure_cells(cells, parameters, point.seed)
+        measured, life = _measure_order(system, parameters, order, point.seed)
         parts.append(measured.merge(run_policies(system, parameters, parameters.requests, order, point.seed)))
-        if order in parameters.telling:
-            lives[order] = _measure_lifetimes(cells, point.seed)
+        if life is not None:
+            lives[order] = life
     dataset = xr.concat(parts, xr.Variable("order", orders))
     if lives:
         dataset["lifetime_events"] = xr.concat(lives.values(), xr.Variable("lifetime_order", list(lives)))
@@ -249,6 +248,15 @@ def _offsets(patterns: Sequence[Stream], nbytes: int, parameters: Parameters, se
     return offsets_for(patterns, nbytes, parameters.accesses, STREAM_SEED + seed)
 
 
+def _measure_order(
+    aged: System, parameters: Parameters, order: int, seed: int
+) -> tuple[xr.Dataset, xr.DataArray | None]:
+    """Measure the cells of an order, and what a page costs over a life if that is wanted."""
+    cells = Cells(aged, order, max(parameters.live_pages), np.random.default_rng([seed, order]))
+    measured = _measure_cells(cells, parameters, seed)
+    return measured, _measure_lifetimes(cells, seed) if order in parameters.telling else None
+
+
 def _measure_cells(cells: Cells, parameters: Parameters, seed: int) -> xr.Dataset:
     shape = (len(parameters.live_pages), len(CELLS), len(PATTERNS), len(PHASES), len(EVENTS))
     events = np.zeros(shape, np.int64)
@@ -301,6 +309,8 @@ def _measure_controls(aged: System, parameters: Parameters, order: int, seed: in
             offsets = _offsets([streams.chase], live * cells.nbytes, parameters, seed)
             for c, cell in enumerate(CONTROL_CELLS):
                 events[n, k, c] = cells.measure(cell, live, offsets)
+        # Two machines are done with before there are two more.
+        del cells
     return xr.DataArray(events, dims=("control", "live_pages", "control_cell", "phase", "event"))
 
 
