@@ -90,3 +90,10 @@ def test_t5_needs_the_sizes(tmp_path: Path) -> None:
     """Kernels before 3.8 do not tell what a zone manages."""
     (tmp_path / "zoneinfo.txt").write_text(zoneinfo_text([ZoneText(0, "Normal", sizes={"min": 1, "present": 9})]))
     assert check_limits(tmp_path) == []
+
+
+def test_t5_refuses_a_boost_that_the_minimum_does_not_hold(tmp_path: Path) -> None:
+    sizes = {"boost": 21, "min": 20, "low": 40, "high": 60, "managed": 4000, "present": 4096}
+    (tmp_path / "pre_zoneinfo.txt").write_text(zoneinfo_text([ZoneText(0, "Normal", sizes=sizes)]))
+    with pytest.raises(RecordingError, match=r"boost 21 of zone .*Normal, .*pre_zoneinfo\.txt, it is part of min"):
+        check_limits(tmp_path)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from vclab.fragmentation import fragmentation_thousandths, unusable_thousandths
 from vclab.recordings.indices import read_indices
 from vclab.recordings.procfiles import read_buddyinfo
+from vclab.recordings.refusal import refusal
 from vclab.recordings.zonetext import ZoneText, read_zones
 from vclab.replay.rates import Check
 from vclab.watermarks import FRAME_KBYTES, MOVABLE, Settings, ZoneLimits, ZoneSize, zone_limits
@@ -55,8 +56,12 @@ def check_limits(folder: Path) -> list[Check]:
     files, wrong, settled = [], [], set()
     for path in sorted(folder.glob("*zoneinfo.txt")):
         zones = read_zones(path)
-        if not all({"managed", "present"} <= zone.sizes.keys() for zone in zones):
+        if not all({"managed", "present", "min"} <= zone.sizes.keys() for zone in zones):
             continue
+        for zone in zones:
+            if zone.sizes.get("boost", 0) > zone.sizes["min"]:
+                boosted = f"boost {zone.sizes['boost']} of zone {zone.label}"
+                raise refusal(boosted, path, f"it is part of min, which is {zone.sizes['min']}")
         files.append(path.name)
         limits, how = _limits(zones)
         settled.add(how)
