@@ -27,7 +27,6 @@ from vclab.vmalloc_area import VmallocArea
 
 #: 64 MiB.
 MAX_REQUEST_ORDER = 14
-#: Requests of this order and more are a multiple of 2 MiB, which one entry above the lowest level maps.
 
 
 @dataclass(eq=False)

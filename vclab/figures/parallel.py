@@ -49,11 +49,11 @@ def draw_all(draws: Sequence[Callable[[], Drawn]], meanwhile: Callable[[], None]
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"))
     try:
         # They take over that Ctrl-C is held back, and so leave it to this process for good.
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             drawn = [pool.submit(_draw, number) for number in reversed(range(len(draws)))]
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if meanwhile is not None:
             meanwhile()
         return [future.result() for future in reversed(drawn)]  # type: ignore[misc]
